@@ -1,0 +1,40 @@
+"""BiFormer for MMDetection and MMSegmentation.
+
+Importing the package registers the backbone in mmengine's root ``MODELS``, so
+``custom_imports = dict(imports=['mmbiformer'])`` is all that a config needs.
+"""
+
+import mmcv
+import mmengine
+import torch
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.utils import digit_version
+
+from .version import __version__
+
+# Lower bounds only: the maintained forks of OpenMMLab go on counting.
+MINIMUM_VERSIONS = {torch: '2.4.0', mmengine: '0.10.0', mmcv: '2.0.0'}
+
+for _module, _minimum in MINIMUM_VERSIONS.items():
+    if digit_version(_module.__version__) < digit_version(_minimum):
+        raise ImportError(
+            f'mmbiformer {__version__} needs {_module.__name__} >= '
+            f'{_minimum}, but {_module.__name__} {_module.__version__} is '
+            f'installed'
+        )
+
+# Lets configs inherit from 'mmbiformer::detection/maskrcnn_biformer.py'.
+MODULE2PACKAGE.setdefault('mmbiformer', 'mmbiformer')
+
+from .engine.checkpoint import register_safe_loading  # noqa: E402
+
+register_safe_loading()
+
+from .models import BiFormer, BiLevelRoutingAttention, GlobalAttention  # noqa: E402
+
+__all__ = [
+    'BiFormer',
+    'BiLevelRoutingAttention',
+    'GlobalAttention',
+    '__version__',
+]

@@ -1,0 +1,1 @@
+"""What knows the frameworks: configs, checks, checkpoints, processes, runs."""

@@ -1,0 +1,120 @@
+"""Safe loading of checkpoints: weights and plain data, never code."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any, Optional
+from urllib.parse import urlparse
+
+import numpy as np
+import torch
+from mmengine.dist import get_dist_info
+from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import CheckpointLoader
+
+try:
+    from numpy._core.multiarray import _reconstruct, scalar
+except ImportError:  # numpy 1
+    from numpy.core.multiarray import _reconstruct, scalar
+
+
+def allow_mmengine_types() -> None:
+    """Allow the types that mmengine's own checkpoints hold.
+
+    A checkpoint of mmengine keeps its log in the message hub: history buffers
+    over numpy arrays, and numpy scalars. Nothing else is allowed beyond what
+    torch allows by itself.
+    """
+    torch.serialization.add_safe_globals(
+        [
+            HistoryBuffer,
+            _reconstruct,
+            scalar,
+            np.ndarray,
+            np.dtype,
+            np.dtypes.Float32DType,
+            np.dtypes.Float64DType,
+            np.dtypes.Int64DType,
+        ]
+    )
+
+
+def load_from_local(filename: str, map_location: Any = None) -> Any:
+    """Load a checkpoint file without running anything that it contains.
+
+    Args:
+        filename (str): Path of the file.
+        map_location (Any): As in :func:`torch.load`. Default: None.
+
+    Returns:
+        Any: What the file holds.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        RuntimeError: If the file is truncated, is no checkpoint, or holds
+            anything but weights and plain data.
+    """
+    path = Path(filename).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'checkpoint={str(filename)!r} is not a file (looked for '
+            f'{path.resolve()})'
+        )
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        with open(path, 'rb') as file:
+            head = file.read(2)
+        if zipfile.is_zipfile(path) or head == b'\x80\x02':
+            raise RuntimeError(
+                f'checkpoint={str(filename)!r} holds more than weights and '
+                'plain data, or is damaged, and was not loaded: '
+                f'{error}'
+            ) from None
+        raise RuntimeError(
+            f'checkpoint={str(filename)!r} is not a PyTorch checkpoint'
+        ) from None
+    except (EOFError, RuntimeError, ValueError, KeyError, OSError) as error:
+        raise RuntimeError(
+            f'checkpoint={str(filename)!r} ({path.stat().st_size} bytes) '
+            'cannot be read; it may be truncated or not be a PyTorch '
+            f'checkpoint: {error}'
+        ) from error
+
+
+def load_from_http(
+    filename: str, map_location: Any = None, model_dir: Optional[str] = None
+) -> Any:
+    """Download a checkpoint once and load it as :func:`load_from_local` does.
+
+    Args:
+        filename (str): URL of the file.
+        map_location (Any): As in :func:`torch.load`. Default: None.
+        model_dir (str, optional): Folder to keep the file in. Default: None,
+            which means torch hub's.
+
+    Returns:
+        Any: What the file holds.
+    """
+    folder = Path(model_dir or Path(torch.hub.get_dir()) / 'checkpoints')
+    path = folder / Path(urlparse(filename).path).name
+    rank, world_size = get_dist_info()
+    if rank == 0 and not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(filename, str(path))
+    if world_size > 1:
+        torch.distributed.barrier()
+    return load_from_local(str(path), map_location)
+
+
+def register_safe_loading() -> None:
+    """Make every load of mmengine from a file or URL a safe one.
+
+    mmengine itself passes no ``weights_only``, and its maintained fork falls
+    back to unsafe loading where the safe one fails.
+    """
+    allow_mmengine_types()
+    CheckpointLoader.register_scheme('', load_from_local, force=True)
+    CheckpointLoader.register_scheme(
+        ('http://', 'https://'), load_from_http, force=True
+    )

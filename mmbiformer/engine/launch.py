@@ -1,0 +1,29 @@
+"""Several processes without a GPU."""
+
+import torch.distributed as dist
+from mmengine.device import get_device
+
+
+def init_cpu_process_group(launcher: str) -> None:
+    """Make the process group where mmengine cannot: without an accelerator.
+
+    mmengine's launchers choose a GPU before anything else, but leave a group
+    alone that exists already. With an accelerator, or one process, this does
+    nothing.
+
+    Args:
+        launcher (str): The tools' ``--launcher``.
+
+    Raises:
+        RuntimeError: If there is no accelerator and ``launcher`` is one that
+            needs it.
+    """
+    if launcher == 'none' or get_device() != 'cpu' or dist.is_initialized():
+        return
+    if launcher != 'pytorch':
+        raise RuntimeError(
+            f'--launcher={launcher} needs GPUs, and none is there; without '
+            'them, several processes start by tools/dist_train.sh and '
+            'tools/dist_test.sh (--launcher=pytorch)'
+        )
+    dist.init_process_group('gloo')

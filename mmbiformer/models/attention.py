@@ -1,0 +1,168 @@
+"""The two attention layers of BiFormer; channels last in and out."""
+
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmbiformer.ops import (
+    ATTENTION_BACKENDS,
+    map_to_regions,
+    pad_to_regions,
+    regions_to_map,
+    route,
+    routed_attention,
+)
+
+
+def _depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a convolution to a channels-last map."""
+    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class QKVLinear(nn.Module):
+    """Queries, keys and values by one linear layer.
+
+    A module of its own only because the released checkpoints name the layer
+    ``qkv.qkv``.
+
+    Args:
+        dim (int): Channels, C.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(dim, 3 * dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., C) to (..., 3 * C)."""
+        return self.qkv(x)
+
+
+class BiLevelRoutingAttention(nn.Module):
+    """Bi-level routing attention (Section 3.2 of the paper, Algorithm 1).
+
+    The map is cut into S x S regions. Every region is routed to the ``topk``
+    regions with the highest affinity, and its tokens attend to all tokens of
+    these. Sides that S does not divide are zero-padded on the right and
+    bottom; padding takes part like any other token and is cropped at the end,
+    as in the authors' released models.
+
+    Args:
+        dim (int): Channels, C.
+        num_heads (int): Attention heads; must divide ``dim``.
+        n_win (int): Regions per side, S.
+        topk (int): Regions that each region attends to, between 1 and S*S.
+        attn_backend (str): One of
+            :data:`mmbiformer.ops.ATTENTION_BACKENDS`. Default: ``'auto'``.
+
+    Raises:
+        ValueError: If an argument is outside what is said above.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        n_win: int,
+        topk: int,
+        attn_backend: str = 'auto',
+    ) -> None:
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(
+                'num_heads must divide dim, got '
+                f'num_heads={num_heads}, dim={dim}'
+            )
+        if n_win < 1:
+            raise ValueError(f'n_win must be at least 1, got n_win={n_win}')
+        if not 1 <= topk <= n_win**2:
+            raise ValueError(
+                'topk must be between 1 and the number of '
+                f'regions, n_win**2={n_win**2}, got topk={topk}'
+            )
+        if attn_backend not in ATTENTION_BACKENDS:
+            raise ValueError(
+                f'attn_backend must be one of '
+                f'{ATTENTION_BACKENDS}, got '
+                f'attn_backend={attn_backend!r}'
+            )
+        self.num_heads = num_heads
+        self.n_win = n_win
+        self.topk = topk
+        self.attn_backend = attn_backend
+        # The authors scale by the whole width, not by the head's.
+        self.scale = dim**-0.5
+        self.qkv = QKVLinear(dim)
+        # Local context enhancement, LCE in the paper (equation 7).
+        self.lepe = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
+        self.wo = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            x (Tensor): Map of shape (N, H, W, C).
+
+        Returns:
+            Tensor: Map of the same shape.
+        """
+        height, width = x.shape[1:3]
+        # Padded before the linear layer, so that padding carries its biases.
+        qkv = self.qkv(pad_to_regions(x, self.n_win))
+        q, k, v = map_to_regions(qkv, self.n_win).chunk(3, dim=-1)
+        routing, _ = route(q, k, self.topk, self.scale)
+        out = routed_attention(
+            q, k, v, routing, self.num_heads, self.scale, self.attn_backend
+        )
+        out = regions_to_map(out, qkv.shape[1:3], self.n_win)
+        out = out + _depthwise(self.lepe, qkv.chunk(3, dim=-1)[2])
+        return self.wo(out[:, :height, :width])
+
+    def extra_repr(self) -> str:
+        """Name the settings that no submodule shows."""
+        return (
+            f'num_heads={self.num_heads}, n_win={self.n_win}, '
+            f'topk={self.topk}, attn_backend={self.attn_backend!r}'
+        )
+
+
+class GlobalAttention(nn.Module):
+    """Attention of every token to every token, for the last stage.
+
+    Args:
+        dim (int): Channels, C; a multiple of :attr:`num_heads`.
+
+    Raises:
+        ValueError: If ``dim`` is not a multiple of :attr:`num_heads`.
+    """
+
+    num_heads = 8
+    """int: The authors keep 8 heads whatever the width."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        if dim % self.num_heads:
+            raise ValueError(
+                f'dim must be a multiple of {self.num_heads}, '
+                f'the number of heads, got dim={dim}'
+            )
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
+        # Unlike in the routed layers, it sees the layer's input.
+        self.lepe = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            x (Tensor): Map of shape (N, H, W, C).
+
+        Returns:
+            Tensor: Map of the same shape.
+        """
+        n, height, width, dim = x.shape
+        qkv = self.qkv(x).view(n, height * width, 3, self.num_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(q, k, v)
+        out = out.transpose(1, 2).reshape(n, height, width, dim)
+        return self.proj(out + _depthwise(self.lepe, x))

@@ -1,0 +1,14 @@
+"""Pure functions on tensors: regions, routing and routed attention."""
+
+from .attention import ATTENTION_BACKENDS, routed_attention
+from .regions import map_to_regions, pad_to_regions, regions_to_map
+from .routing import route
+
+__all__ = [
+    'ATTENTION_BACKENDS',
+    'map_to_regions',
+    'pad_to_regions',
+    'regions_to_map',
+    'route',
+    'routed_attention',
+]

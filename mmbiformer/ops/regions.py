@@ -1,0 +1,57 @@
+"""From a map to its regions and back (Section 3.2 of the paper)."""
+
+from typing import Tuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pad_to_regions(x: Tensor, n_win: int) -> Tensor:
+    """Zero-pad a map on the right and bottom until regions tile it.
+
+    Args:
+        x (Tensor): Map of shape (N, H, W, C).
+        n_win (int): Regions per side, S.
+
+    Returns:
+        Tensor: Map of shape (N, Hp, Wp, C), where S divides Hp and Wp; ``x``
+        itself where S divides H and W already.
+    """
+    height, width = x.shape[1:3]
+    bottom, right = -height % n_win, -width % n_win
+    if bottom or right:
+        x = F.pad(x, (0, 0, 0, right, 0, bottom))
+    return x
+
+
+def map_to_regions(x: Tensor, n_win: int) -> Tensor:
+    """Cut a map into S x S regions, row by row.
+
+    Args:
+        x (Tensor): Map of shape (N, H, W, C), where S divides H and W.
+        n_win (int): Regions per side, S.
+
+    Returns:
+        Tensor: Regions of shape (N, S*S, T, C) with T = (H/S) * (W/S) tokens
+        in each, row by row as well.
+    """
+    n, height, width, channels = x.shape
+    x = x.reshape(n, n_win, height // n_win, n_win, width // n_win, channels)
+    return x.transpose(2, 3).reshape(n, n_win * n_win, -1, channels)
+
+
+def regions_to_map(x: Tensor, size: Tuple[int, int], n_win: int) -> Tensor:
+    """Put regions together again; the inverse of :func:`map_to_regions`.
+
+    Args:
+        x (Tensor): Regions of shape (N, S*S, T, C).
+        size (tuple[int, int]): Height and width of the map, in tokens.
+        n_win (int): Regions per side, S.
+
+    Returns:
+        Tensor: Map of shape (N, H, W, C).
+    """
+    height, width = size
+    n, channels = x.shape[0], x.shape[-1]
+    x = x.reshape(n, n_win, n_win, height // n_win, width // n_win, channels)
+    return x.transpose(2, 3).reshape(n, height, width, channels)

@@ -1,0 +1,301 @@
+"""Compose scenes from scikit-learn's real handwritten digits.
+
+The 1,797 digits (8 x 8 pixels, from the UCI repository, in scikit-learn's
+package) are scaled, coloured and laid on varied backgrounds, some behind
+others. Written are images, COCO instance annotations with RLE masks, and
+semantic label PNGs of the same scenes (0 is background, d + 1 the digit d):
+
+    OUT/images/{train,val}/*.png
+    OUT/labels/{train,val}/*.png
+    OUT/annotations/instances_{train,val}.json
+    OUT/settings.json
+
+Train and val share no digit. The same settings give the same bytes.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import List, Tuple
+
+import cv2
+import numpy as np
+from mmengine.utils import track_iter_progress
+from pycocotools import mask as mask_utils
+from sklearn.datasets import load_digits
+
+VAL_SHARE = 0.2
+"""float: Share of the digits kept for val, and scenes of val per scene."""
+HEIGHT_RANGE = (0.18, 0.42)
+"""tuple[float, float]: Height of a digit in units of the scene's side."""
+MAX_HIDDEN = 0.35
+"""float: No digit is hidden by later ones by more than this share."""
+MIN_CONTRAST = 70
+"""int: Least distance in brightness of a digit from what it lies on."""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('out', type=Path, help='folder to make')
+    parser.add_argument(
+        '--images',
+        type=int,
+        default=400,
+        metavar='N',
+        help='scenes for training; a fifth of that more for val '
+        '(default: %(default)s)',
+    )
+    parser.add_argument(
+        '--size',
+        type=int,
+        default=160,
+        help='side of a scene in pixels (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--digits-per-image',
+        type=int,
+        nargs=2,
+        default=(3, 7),
+        metavar=('MIN', 'MAX'),
+        help='digits in a scene (default: 3 7)',
+    )
+    parser.add_argument(
+        '--seed', type=int, default=0, help='(default: %(default)s)'
+    )
+    args = parser.parse_args()
+    if args.images < 1:
+        parser.error(f'--images must be at least 1, got {args.images}')
+    if args.size < 64:
+        parser.error(f'--size must be at least 64, got {args.size}')
+    low, high = args.digits_per_image
+    if not 0 <= low <= high <= 20:
+        parser.error(
+            '--digits-per-image must be two rising numbers from 0 '
+            f'to 20, got {low} {high}'
+        )
+    if args.seed < 0:
+        parser.error(f'--seed must be at least 0, got {args.seed}')
+    return args
+
+
+def split_digits(seed: int) -> dict:
+    """Return disjoint digits for train and val, as (images, labels)."""
+    digits = load_digits()
+    order = np.random.default_rng([seed, 0]).permutation(len(digits.target))
+    cut = round(len(order) * VAL_SHARE)
+    return {
+        split: (
+            digits.images[index].astype(np.float32) / 16,
+            digits.target[index],
+        )
+        for split, index in (('train', order[cut:]), ('val', order[:cut]))
+    }
+
+
+def make_background(size: int, rng: np.random.Generator) -> np.ndarray:
+    """Return an image of size x size: coloured clouds and a few strokes."""
+    cells = int(rng.integers(2, 7))
+    coarse = rng.uniform(0, 255, 3) + rng.normal(0, 40, (cells, cells, 3))
+    image = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+    image = np.clip(image, 0, 255)
+    for _ in range(int(rng.integers(0, 5))):
+        # Clutter that is not a digit: a stroke, faint against what is there.
+        start, end = rng.integers(0, size, (2, 2)).tolist()
+        stroke = image.copy()
+        cv2.line(
+            stroke,
+            start,
+            end,
+            rng.uniform(0, 255, 3).tolist(),
+            int(rng.integers(1, max(2, size // 40))),
+            cv2.LINE_AA,
+        )
+        image = 0.6 * image + 0.4 * stroke
+    return image + rng.normal(0, rng.uniform(0, 10), image.shape)
+
+
+def choose_color(under: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a colour that stands out from the pixels under a digit."""
+    brightness = under.mean()
+    while True:
+        color = rng.uniform(0, 255, 3)
+        if abs(color.mean() - brightness) >= MIN_CONTRAST:
+            return color
+
+
+def place_digit(
+    glyph: np.ndarray, size: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Return the opacity, size x size, of a digit at a random place."""
+    height = rng.uniform(*HEIGHT_RANGE) * size
+    scale = height / glyph.shape[0]
+    angle = np.deg2rad(rng.uniform(-15, 15))
+    stretch = rng.uniform(0.85, 1.2)
+    linear = scale * np.array(
+        [
+            [stretch * np.cos(angle), -np.sin(angle)],
+            [stretch * np.sin(angle), np.cos(angle)],
+        ]
+    )
+    center = rng.uniform(height / 2, size - height / 2, 2)
+    shift = center - linear @ [3.5, 3.5]
+    ink = cv2.warpAffine(
+        glyph,
+        np.column_stack([linear, shift]),
+        (size, size),
+        flags=cv2.INTER_CUBIC,
+    )
+    # Steeper edges than those of an enlarged 8 x 8 picture.
+    return np.clip(2.5 * (ink - 0.5) + 0.5, 0, 1)
+
+
+def make_scene(
+    glyphs: np.ndarray,
+    labels: np.ndarray,
+    size: int,
+    count: int,
+    rng: np.random.Generator,
+) -> Tuple[np.ndarray, List[Tuple[int, np.ndarray]]]:
+    """Compose a scene.
+
+    Args:
+        glyphs (np.ndarray): Digits of shape (M, 8, 8), from 0 to 1.
+        labels (np.ndarray): Their values, of shape (M, ).
+        size (int): Side of the scene in pixels.
+        count (int): Digits to place; fewer where no room is left.
+        rng (np.random.Generator): Source of all that is random.
+
+    Returns:
+        tuple: The image, uint8 of shape (size, size, 3), and for each digit
+        its value and the mask of its visible pixels, of shape (size, size).
+    """
+    image = make_background(size, rng)
+    masks, values, areas = [], [], []
+    for _ in range(count):
+        for _ in range(20):
+            index = int(rng.integers(len(labels)))
+            opacity = place_digit(glyphs[index], size, rng)
+            mask = opacity > 0.5
+            left = [old & ~mask for old in masks]
+            if mask.sum() >= 32 and all(
+                part.sum() >= (1 - MAX_HIDDEN) * area
+                for part, area in zip(left, areas, strict=True)
+            ):
+                break
+        else:
+            break
+        masks = left + [mask]
+        values.append(int(labels[index]))
+        areas.append(mask.sum())
+        color = choose_color(image[mask], rng)
+        image += opacity[..., None] * (color - image)
+    return np.clip(image, 0, 255).astype(np.uint8), list(
+        zip(values, masks, strict=True)
+    )
+
+
+def annotate(
+    mask: np.ndarray, value: int, image_id: int, annotation_id: int
+) -> dict:
+    """Return the COCO annotation of one digit."""
+    rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return dict(
+        id=annotation_id,
+        image_id=image_id,
+        category_id=value,
+        bbox=mask_utils.toBbox(rle).tolist(),
+        area=float(mask_utils.area(rle)),
+        iscrowd=0,
+        segmentation=dict(size=rle['size'], counts=rle['counts'].decode()),
+    )
+
+
+def write_split(
+    out: Path, split: str, scenes: int, digits: tuple, args: argparse.Namespace
+) -> None:
+    """Write the images, labels and annotations of one split."""
+    for kind in ('images', 'labels'):
+        (out / kind / split).mkdir(parents=True)
+    images, annotations = [], []
+    low, high = args.digits_per_image
+    print(f'{split}: {scenes} scenes from {len(digits[1])} digits')
+    for image_id in track_iter_progress(range(scenes)):
+        # One generator a scene: scene i does not depend on how many follow.
+        rng = np.random.default_rng(
+            [args.seed, 1 + (split == 'val'), image_id]
+        )
+        image, instances = make_scene(
+            *digits, args.size, int(rng.integers(low, high + 1)), rng
+        )
+        name = f'{image_id:06d}.png'
+        label = np.zeros((args.size, args.size), np.uint8)
+        for value, mask in instances:
+            label[mask] = value + 1
+            annotations.append(
+                annotate(mask, value, image_id, len(annotations) + 1)
+            )
+        for kind, content in (('images', image), ('labels', label)):
+            if not cv2.imwrite(str(out / kind / split / name), content):
+                raise OSError(f'cannot write {out / kind / split / name}')
+        images.append(
+            dict(
+                id=image_id, file_name=name, width=args.size, height=args.size
+            )
+        )
+    (out / 'annotations').mkdir(exist_ok=True)
+    (out / 'annotations' / f'instances_{split}.json').write_text(
+        json.dumps(
+            dict(
+                images=images,
+                annotations=annotations,
+                categories=[dict(id=d, name=str(d)) for d in range(10)],
+            )
+        )
+    )
+
+
+def main() -> None:
+    args = parse_args()
+    settings = dict(
+        images=args.images,
+        size=args.size,
+        digits_per_image=list(args.digits_per_image),
+        seed=args.seed,
+    )
+    out = args.out
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        stored = out / 'settings.json'
+        if stored.is_file() and json.loads(stored.read_text()) == settings:
+            print(f'{out} holds these scenes already')
+            return
+        sys.exit(
+            f'digits.py: error: OUT={str(out)!r} exists and holds '
+            'something else; remove it or name another folder'
+        )
+    digits = split_digits(args.seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Visible under its name only when it is complete.
+    scratch = Path(tempfile.mkdtemp(prefix=f'.{out.name}-', dir=out.parent))
+    try:
+        write_split(scratch, 'train', args.images, digits['train'], args)
+        val_scenes = max(1, round(args.images * VAL_SHARE))
+        write_split(scratch, 'val', val_scenes, digits['val'], args)
+        (scratch / 'settings.json').write_text(json.dumps(settings))
+        scratch.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        scratch.rename(out)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    print(f'written to {out}')
+
+
+if __name__ == '__main__':
+    main()
