@@ -12,8 +12,9 @@ from mmengine.utils import digit_version
 
 from .version import __version__
 
-# Lower bounds only: the maintained forks of OpenMMLab go on counting.
-MINIMUM_VERSIONS = {torch: '2.4.0', mmengine: '0.10.0', mmcv: '2.0.0'}
+# Lower bounds only: the maintained forks of OpenMMLab go on counting. Torch
+# 2.6 is the first whose safe loading can be taught mmengine's types.
+MINIMUM_VERSIONS = {torch: '2.6.0', mmengine: '0.10.0', mmcv: '2.0.0'}
 
 for _module, _minimum in MINIMUM_VERSIONS.items():
     if digit_version(_module.__version__) < digit_version(_minimum):

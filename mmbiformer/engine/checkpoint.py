@@ -3,7 +3,7 @@
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 from urllib.parse import urlparse
 
 import numpy as np
@@ -17,22 +17,45 @@ try:
 except ImportError:  # numpy 1
     from numpy.core.multiarray import _reconstruct, scalar
 
+_STATISTICS = ('current', 'max', 'mean', 'min')
+
+
+def _history_statistic(owner: type, name: str) -> Callable:
+    """Stand in for ``getattr`` in checkpoints of mmengine.
+
+    A pickled history buffer looks its statistics up by ``getattr``, which
+    would open every attribute of every allowed type to a forged file.
+
+    Args:
+        owner (type): Where to look; only the history buffer is allowed.
+        name (str): One of its statistics.
+
+    Returns:
+        Callable: The statistic.
+
+    Raises:
+        pickle.UnpicklingError: If anything else is looked up.
+    """
+    if owner is not HistoryBuffer or name not in _STATISTICS:
+        raise pickle.UnpicklingError(f'getattr of {owner!r}, {name!r}')
+    return getattr(HistoryBuffer, name)
+
 
 def allow_mmengine_types() -> None:
     """Allow the types that mmengine's own checkpoints hold.
 
-    A checkpoint of mmengine keeps its log in the message hub: history buffers
-    over numpy arrays, and numpy scalars. Nothing else is allowed beyond what
-    torch allows by itself.
+    Beside weights, these keep the log of the training: history buffers over
+    numpy arrays, and numpy scalars. Nothing else is allowed beyond what torch
+    allows by itself.
     """
     torch.serialization.add_safe_globals(
         [
             HistoryBuffer,
+            (_history_statistic, 'builtins.getattr'),
             _reconstruct,
             scalar,
             np.ndarray,
             np.dtype,
-            np.dtypes.Float32DType,
             np.dtypes.Float64DType,
             np.dtypes.Int64DType,
         ]

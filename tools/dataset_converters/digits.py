@@ -29,12 +29,12 @@ from sklearn.datasets import load_digits
 
 VAL_SHARE = 0.2
 """float: Share of the digits kept for val, and scenes of val per scene."""
-HEIGHT_RANGE = (0.18, 0.42)
+HEIGHT_RANGE = (0.2, 0.4)
 """tuple[float, float]: Height of a digit in units of the scene's side."""
-MAX_HIDDEN = 0.35
+MAX_HIDDEN = 0.25
 """float: No digit is hidden by later ones by more than this share."""
-MIN_CONTRAST = 70
-"""int: Least distance in brightness of a digit from what it lies on."""
+MIN_CONTRAST = 60
+"""int: A digit is brighter by at least this than what it lies on."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -100,11 +100,11 @@ def split_digits(seed: int) -> dict:
 
 def make_background(size: int, rng: np.random.Generator) -> np.ndarray:
     """Return an image of size x size: coloured clouds and a few strokes."""
-    cells = int(rng.integers(2, 7))
-    coarse = rng.uniform(0, 255, 3) + rng.normal(0, 40, (cells, cells, 3))
+    cells = int(rng.integers(2, 5))
+    coarse = rng.uniform(0, 130, 3) + rng.normal(0, 25, (cells, cells, 3))
     image = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
     image = np.clip(image, 0, 255)
-    for _ in range(int(rng.integers(0, 5))):
+    for _ in range(int(rng.integers(0, 4))):
         # Clutter that is not a digit: a stroke, faint against what is there.
         start, end = rng.integers(0, size, (2, 2)).tolist()
         stroke = image.copy()
@@ -112,21 +112,19 @@ def make_background(size: int, rng: np.random.Generator) -> np.ndarray:
             stroke,
             start,
             end,
-            rng.uniform(0, 255, 3).tolist(),
+            rng.uniform(0, 200, 3).tolist(),
             int(rng.integers(1, max(2, size // 40))),
             cv2.LINE_AA,
         )
         image = 0.6 * image + 0.4 * stroke
-    return image + rng.normal(0, rng.uniform(0, 10), image.shape)
+    return image + rng.normal(0, rng.uniform(0, 5), image.shape)
 
 
 def choose_color(under: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return a colour that stands out from the pixels under a digit."""
-    brightness = under.mean()
-    while True:
-        color = rng.uniform(0, 255, 3)
-        if abs(color.mean() - brightness) >= MIN_CONTRAST:
-            return color
+    """Return a colour brighter than the background under a digit."""
+    color = rng.uniform(60, 255, 3)
+    lacking = under.mean() + MIN_CONTRAST - color.mean()
+    return np.clip(color + max(0, lacking), 0, 255)
 
 
 def place_digit(
@@ -135,7 +133,7 @@ def place_digit(
     """Return the opacity, size x size, of a digit at a random place."""
     height = rng.uniform(*HEIGHT_RANGE) * size
     scale = height / glyph.shape[0]
-    angle = np.deg2rad(rng.uniform(-15, 15))
+    angle = np.deg2rad(rng.uniform(-10, 10))
     stretch = rng.uniform(0.85, 1.2)
     linear = scale * np.array(
         [
@@ -175,7 +173,8 @@ def make_scene(
         tuple: The image, uint8 of shape (size, size, 3), and for each digit
         its value and the mask of its visible pixels, of shape (size, size).
     """
-    image = make_background(size, rng)
+    background = make_background(size, rng)
+    image = background.copy()
     masks, values, areas = [], [], []
     for _ in range(count):
         for _ in range(20):
@@ -193,7 +192,7 @@ def make_scene(
         masks = left + [mask]
         values.append(int(labels[index]))
         areas.append(mask.sum())
-        color = choose_color(image[mask], rng)
+        color = choose_color(background[mask], rng)
         image += opacity[..., None] * (color - image)
     return np.clip(image, 0, 255).astype(np.uint8), list(
         zip(values, masks, strict=True)

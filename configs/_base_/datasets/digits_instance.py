@@ -9,8 +9,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='Resize', scale=(160, 160), keep_ratio=True),
-    # No flips: a mirrored digit is another one or none.
-    dict(type='PhotoMetricDistortion'),
+    # No flip: a mirrored digit is another one or none.
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [

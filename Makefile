@@ -1,0 +1,31 @@
+# Everything runs inside an environment that tools/misc/setup_env.py makes or
+# finds. `make help` lists the targets.
+PYTHON ?= python3
+IN_ENV = $(PYTHON) tools/misc/setup_env.py --
+
+export TORCH
+
+.PHONY: help setup demo lint test test-slow
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo 'TORCH=VERSION     another torch, e.g. TORCH=2.9.1 or'
+	@echo '                  TORCH="torch==2.9.1 --index-url URL"'
+	@echo 'PYTHON=PATH       another Python, 3.10 to 3.12'
+
+setup:  ## set up torch, OpenMMLab and mmbiformer in .venv
+	@$(PYTHON) tools/misc/setup_env.py
+
+demo:  ## set up, make the digits, train Mask R-CNN, test it, show the results
+	@$(IN_ENV) python tools/demo.py
+
+lint:  ## set up and lint
+	@$(IN_ENV) ruff check .
+	@$(IN_ENV) ruff format --check .
+
+test: lint  ## set up, lint and run the tests
+	@$(IN_ENV) python -m pytest -m 'not slow'
+
+test-slow:  ## set up and run the tests that take minutes: the demo's AP
+	@$(IN_ENV) python -m pytest -m slow

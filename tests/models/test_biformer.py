@@ -1,0 +1,201 @@
+import copy
+
+import pytest
+import reference
+import torch
+from mmengine.registry import MODELS
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmbiformer import BiFormer
+from mmbiformer.ops import ATTENTION_BACKENDS
+
+TOY = dict(depths=(1, 1, 2, 1), dims=(32, 32, 64, 64))
+
+
+def relative_error(actual, expected):
+    expected = torch.as_tensor(expected).double()
+    assert actual.shape == expected.shape
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
+
+
+class TestFaithful:
+    @pytest.mark.parametrize('backend', ATTENTION_BACKENDS)
+    @pytest.mark.parametrize('case', ['tiny_64x96', 'small_n8_100x132'])
+    def test_equals_the_authors(self, case, backend):
+        arrays = reference.load(case)
+        seed = int(arrays['seed'])
+        model = BiFormer(
+            arch=str(arrays['arch']),
+            n_win=int(arrays['n_win']),
+            attn_backend=backend,
+        )
+        model = reference.fill(model, seed)
+        x = reference.make_input(arrays['shape'], seed).requires_grad_()
+        outs = model(x)
+        for i, out in enumerate(outs):
+            assert relative_error(out, arrays[f'out{i}']) < 1e-6
+        if 'grad_input' not in arrays:
+            return
+        sum((out * out).mean() for out in outs).backward()
+        assert relative_error(x.grad, arrays['grad_input']) < 1e-6
+        parameters = dict(model.named_parameters())
+        names = arrays['grad_names'].tolist()
+        assert set(names) == set(parameters)
+        norms = torch.stack([parameters[name].grad.norm() for name in names])
+        torch.testing.assert_close(
+            norms, torch.from_numpy(arrays['grad_norms']), rtol=1e-6, atol=0
+        )
+
+    @pytest.mark.parametrize('arch', ['tiny', 'small', 'base'])
+    def test_names_and_shapes_are_the_released(self, arch):
+        released = {
+            name: tuple(shape)
+            for name, shape in reference.released_shapes(arch).items()
+            if not name.startswith(('head.', 'norm.'))
+        }
+        own = {
+            name: tuple(value.shape)
+            for name, value in BiFormer(arch=arch).state_dict().items()
+            if not name.startswith('extra_norms.')
+        }
+        assert own == released
+
+
+class TestForward:
+    @pytest.mark.parametrize('size', [(1, 1), (33, 7), (64, 96), (225, 130)])
+    def test_any_size(self, size):
+        model = BiFormer(arch=TOY).eval()
+        outs = model(torch.rand(2, 3, *size))
+        for i, out in enumerate(outs):
+            stride = 4 * 2**i
+            sides = [-(-side // stride) for side in size]
+            assert out.shape == (2, TOY['dims'][i], *sides)
+            assert out.is_contiguous()
+            assert out.isfinite().all()
+
+    def test_out_indices(self):
+        torch.manual_seed(0)
+        model = BiFormer(arch=TOY).eval()
+        some = BiFormer(arch=TOY, out_indices=(0, 2)).eval()
+        some.load_state_dict(model.state_dict(), strict=False)
+        x = torch.rand(1, 3, 64, 64)
+        with torch.no_grad():
+            expected, outs = model(x), some(x)
+        assert len(outs) == 2
+        assert torch.equal(outs[0], expected[0])
+        assert torch.equal(outs[1], expected[2])
+        assert set(some.extra_norms) == {'0', '2'}
+
+    def test_the_maps_have_their_own_norms(self):
+        model = BiFormer(arch=TOY)
+        for out in model(torch.rand(1, 3, 64, 64)):
+            torch.testing.assert_close(
+                out.mean(1), torch.zeros_like(out[:, 0]), atol=1e-5, rtol=0
+            )
+
+    @pytest.mark.parametrize('shape', [(3, 32, 32), (1, 1, 32, 32), (3,)])
+    def test_refuses_what_is_not_images(self, shape):
+        with pytest.raises(ValueError, match='(N, 3, H, W)'):
+            BiFormer(arch=TOY)(torch.rand(shape))
+
+
+class TestTraining:
+    def test_with_cp_gives_the_same_gradients(self):
+        torch.manual_seed(0)
+        plain = BiFormer(arch=TOY, drop_path_rate=0.2).double()
+        saving = BiFormer(arch=TOY, drop_path_rate=0.2, with_cp=True).double()
+        saving.load_state_dict(plain.state_dict())
+        x = torch.rand(2, 3, 64, 64).double()
+        calls = []
+        saving.stages[2][0].register_forward_pre_hook(
+            lambda *_: calls.append(1)
+        )
+        for model in (plain, saving):
+            torch.manual_seed(1)
+            sum((out * out).mean() for out in model(x)).backward()
+        assert len(calls) == 2, 'the block was not computed again'
+        for (name, a), b in zip(
+            plain.named_parameters(), saving.parameters(), strict=True
+        ):
+            torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+    @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 3, 4])
+    def test_frozen_stages(self, frozen_stages):
+        model = BiFormer(arch=TOY, frozen_stages=frozen_stages).train()
+        frozen = ['downsample_layers.0.'] * (frozen_stages >= 0)
+        for i in range(max(frozen_stages, 0)):
+            frozen += [
+                f'{part}.{i}.'
+                for part in ('downsample_layers', 'stages', 'extra_norms')
+            ]
+        for name, parameter in model.named_parameters():
+            assert parameter.requires_grad != name.startswith(tuple(frozen))
+        for name, module in model.named_modules():
+            if isinstance(module, _BatchNorm):
+                assert module.training != name.startswith(tuple(frozen))
+
+    @pytest.mark.parametrize('norm_eval', [True, False])
+    def test_norm_eval(self, norm_eval):
+        model = BiFormer(arch=TOY, norm_eval=norm_eval).train()
+        before = copy.deepcopy(dict(model.named_buffers()))
+        model(torch.rand(2, 3, 64, 64))
+        unchanged = all(
+            torch.equal(before[name], buffer)
+            for name, buffer in model.named_buffers()
+        )
+        assert unchanged == norm_eval
+        assert model.stages.training
+
+    def test_drop_path_rises_linearly(self):
+        model = BiFormer(arch=TOY, drop_path_rate=0.4)
+        rates = [b.drop_path.drop_prob for s in model.stages for b in s]
+        torch.testing.assert_close(rates, [0.0, 0.1, 0.2, 0.3, 0.4])
+
+    def test_init_weights(self):
+        model = BiFormer(arch='tiny')
+        model.init_weights()
+        block = model.stages[2][0]
+        assert block.mlp[0].weight.std().item() == pytest.approx(0.02, rel=0.1)
+        assert not block.mlp[0].bias.any()
+        assert (block.norm1.weight == 1).all()
+
+
+class TestArguments:
+    def test_is_built_from_the_root_registry(self):
+        model = MODELS.build(dict(type='BiFormer', arch='tiny', n_win=8))
+        assert isinstance(model, BiFormer)
+        assert model.stages[0][0].attn.n_win == 8
+
+    @pytest.mark.parametrize(
+        ('arguments', 'message'),
+        [
+            (dict(arch='huge'), "'tiny', 'small', 'base'.*arch='huge'"),
+            (dict(arch=dict(depths=(1, 1, 1, 1))), r"missing \['dims'\]"),
+            (dict(arch=dict(TOY, widths=1)), r"unknown \['widths'\]"),
+            (
+                dict(arch=dict(TOY, dims=(32, 64))),
+                r"arch\['dims'\].*\(32, 64\)",
+            ),
+            (dict(arch=dict(TOY, depths=(1, 1, 0, 1))), r"arch\['depths'\]"),
+            (dict(arch=dict(TOY, dims=(32, 48, 64, 64))), 'head_dim=32'),
+            (dict(arch=dict(TOY, dims=(32, 32, 64, 60))), r'dims\[3\]=60'),
+            (dict(topks=(1, 4, 50, -2)), r'topks\[2\]=50.*n_win\*\*2=49'),
+            (dict(topks=(1, 4, -1, -2)), r'topk=-1'),
+            (dict(topks=(1, 4)), r'topks=\(1, 4\)'),
+            (dict(n_win=0), 'n_win=0'),
+            (dict(out_indices=(0, 4)), r'out_indices=\(0, 4\)'),
+            (dict(out_indices=(2, 1)), r'out_indices=\(2, 1\)'),
+            (dict(out_indices=()), r'out_indices=\(\)'),
+            (dict(drop_path_rate=1.0), 'drop_path_rate=1.0'),
+            (dict(frozen_stages=5), 'frozen_stages=5'),
+            (dict(attn_backend='fast'), "attn_backend='fast'"),
+        ],
+    )
+    def test_refuses(self, arguments, message):
+        arguments = {'arch': TOY, **arguments}
+        with pytest.raises(ValueError, match=message):
+            BiFormer(**arguments)
+
+    def test_refuses_another_type_of_arch(self):
+        with pytest.raises(TypeError, match='arch=3'):
+            BiFormer(arch=3)

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Train on a Slurm cluster:
+# slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [arguments of train.py]
+# GPUS, GPUS_PER_NODE, CPUS_PER_TASK and SRUN_ARGS change the allocation.
+set -euo pipefail
+if [ $# -lt 4 ]; then
+    sed -n '2,4s/^# //p' "$0" >&2
+    exit 2
+fi
+
+# SRUN_ARGS holds several arguments.
+# shellcheck disable=SC2086
+srun --partition="$1" \
+    --job-name="$2" \
+    --gres=gpu:"${GPUS_PER_NODE:-8}" \
+    --ntasks="${GPUS:-8}" \
+    --ntasks-per-node="${GPUS_PER_NODE:-8}" \
+    --cpus-per-task="${CPUS_PER_TASK:-5}" \
+    --kill-on-bad-exit=1 \
+    ${SRUN_ARGS:-} \
+    python -u "$(dirname "$0")/train.py" "$3" --work-dir="$4" \
+    --launcher=slurm "${@:5}"
