@@ -11,7 +11,7 @@ model = dict(
     backbone=dict(
         _delete_=True,
         type='BiFormer',
-        arch=dict(depths=(1, 1, 3, 1), dims=(32, 64, 128, 256)),
+        arch=dict(depths=(2, 2, 4, 2), dims=(32, 64, 128, 256)),
         # 160 px give maps of 40, 20 and 10 tokens a side: 5 needs no padding.
         n_win=5,
     ),
@@ -23,21 +23,26 @@ model = dict(
         anchor_generator=dict(scales=[4]),
     ),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=64),
+        bbox_roi_extractor=dict(
+            roi_layer=dict(sampling_ratio=1), out_channels=64
+        ),
         bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=10),
-        mask_roi_extractor=dict(out_channels=64),
+        mask_roi_extractor=dict(
+            roi_layer=dict(sampling_ratio=1), out_channels=64
+        ),
         mask_head=dict(in_channels=64, conv_out_channels=64, num_classes=10),
     ),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=200),
-        rcnn=dict(sampler=dict(num=128)),
+        # Few RoIs, half of them digits: cheap, and more signal for classes.
+        rcnn=dict(sampler=dict(num=32, pos_fraction=0.5)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)),
 )
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=5e-4, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
     paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.0)}),
     clip_grad=dict(max_norm=10.0),
 )
