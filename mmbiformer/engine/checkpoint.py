@@ -41,25 +41,18 @@ def _history_statistic(owner: type, name: str) -> Callable:
     return getattr(HistoryBuffer, name)
 
 
-def allow_mmengine_types() -> None:
-    """Allow the types that mmengine's own checkpoints hold.
-
-    Beside weights, these keep the log of the training: history buffers over
-    numpy arrays, and numpy scalars. Nothing else is allowed beyond what torch
-    allows by itself.
-    """
-    torch.serialization.add_safe_globals(
-        [
-            HistoryBuffer,
-            (_history_statistic, 'builtins.getattr'),
-            _reconstruct,
-            scalar,
-            np.ndarray,
-            np.dtype,
-            np.dtypes.Float64DType,
-            np.dtypes.Int64DType,
-        ]
-    )
+MMENGINE_TYPES = [
+    HistoryBuffer,
+    (_history_statistic, 'builtins.getattr'),
+    _reconstruct,
+    scalar,
+    np.ndarray,
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Int64DType,
+]
+"""list: What mmengine's own checkpoints hold beside weights: the log of the
+training, as history buffers over numpy arrays, and numpy scalars."""
 
 
 def load_from_local(filename: str, map_location: Any = None) -> Any:
@@ -86,16 +79,17 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        with open(path, 'rb') as file:
-            head = file.read(2)
-        if zipfile.is_zipfile(path) or head == b'\x80\x02':
+        # torch's own message advises to load unsafely instead.
+        if not zipfile.is_zipfile(path):
             raise RuntimeError(
-                f'checkpoint={str(filename)!r} holds more than weights and '
-                'plain data, or is damaged, and was not loaded: '
-                f'{error}'
+                f'checkpoint={str(filename)!r} is not a PyTorch checkpoint, '
+                'or one of before torch 1.6 that holds more than weights'
             ) from None
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         raise RuntimeError(
-            f'checkpoint={str(filename)!r} is not a PyTorch checkpoint'
+            f'checkpoint={str(filename)!r} was not loaded: it holds more '
+            'than weights and plain data, which could run code '
+            f'({", ".join(found) or error})'
         ) from None
     except (EOFError, RuntimeError, ValueError, KeyError, OSError) as error:
         raise RuntimeError(
@@ -136,7 +130,7 @@ def register_safe_loading() -> None:
     mmengine itself passes no ``weights_only``, and its maintained fork falls
     back to unsafe loading where the safe one fails.
     """
-    allow_mmengine_types()
+    torch.serialization.add_safe_globals(MMENGINE_TYPES)
     CheckpointLoader.register_scheme('', load_from_local, force=True)
     CheckpointLoader.register_scheme(
         ('http://', 'https://'), load_from_http, force=True

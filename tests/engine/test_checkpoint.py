@@ -3,10 +3,10 @@ import os
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner.checkpoint import CheckpointLoader
 
-import mmbiformer  # noqa: F401
+from mmbiformer.engine.checkpoint import MMENGINE_TYPES
 
 
 class Payload:
@@ -23,26 +23,67 @@ def load(path):
     return CheckpointLoader.load_checkpoint(str(path))
 
 
-def test_what_mmengine_saves_loads(tmp_path):
-    buffer = HistoryBuffer([1.0, 2.0], [1, 1])
-    content = dict(
-        state_dict=dict(weight=torch.rand(2)),
-        message_hub=dict(
-            log_scalars=dict(loss=buffer),
-            runtime_info=dict(lr=np.float64(0.1), iter=np.int64(3)),
-        ),
-    )
-    torch.save(content, tmp_path / 'a.pth')
-    loaded = load(tmp_path / 'a.pth')
-    assert loaded['message_hub']['log_scalars']['loss'].current() == 2
-    assert loaded['message_hub']['runtime_info']['iter'] == 3
+@pytest.fixture
+def mmengine_checkpoint(tmp_path):
+    """A checkpoint with all that mmengine writes beside weights."""
+    hub = MessageHub('test')
+    hub.update_scalar('train/loss', torch.tensor(2.0))
+    hub.update_info('best_score', np.float64(0.5))
+    hub.update_info('iter', np.int64(3))
+    path = tmp_path / 'a.pth'
+    weights = dict(weight=torch.rand(2))
+    torch.save(dict(state_dict=weights, message_hub=hub.state_dict()), path)
+    return path
+
+
+def test_what_mmengine_saves_loads(mmengine_checkpoint):
+    hub = MessageHub('loaded')
+    hub.load_state_dict(load(mmengine_checkpoint)['message_hub'])
+    assert hub.get_scalar('train/loss').mean() == 2
+    assert hub.get_info('iter') == 3
+
+
+@pytest.mark.parametrize('index', range(len(MMENGINE_TYPES)))
+def test_each_allowed_type_is_needed(mmengine_checkpoint, index):
+    before = torch.serialization.get_safe_globals()
+    kept = [t for i, t in enumerate(MMENGINE_TYPES) if i != index]
+    others = [t for t in before if t not in MMENGINE_TYPES]
+    try:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(others + kept)
+        with pytest.raises(RuntimeError, match='was not loaded'):
+            load(mmengine_checkpoint)
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+class Lookup:
+    """Looks up an attribute when it is loaded."""
+
+    def __init__(self, owner, name):
+        self.call = getattr, (owner, name)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    'lookup', [Lookup(HistoryBuffer, '__init__'), Lookup(np.ndarray, 'tofile')]
+)
+def test_no_other_attribute_can_be_looked_up(tmp_path, lookup):
+    torch.save(dict(state_dict=lookup), tmp_path / 'a.pth')
+    with pytest.raises(RuntimeError, match='getattr of'):
+        load(tmp_path / 'a.pth')
 
 
 def test_code_in_a_checkpoint_does_not_run(tmp_path):
     trap = tmp_path / 'trap'
     torch.save(dict(state_dict=Payload(str(trap))), tmp_path / 'a.pth')
-    with pytest.raises(RuntimeError, match='was not loaded'):
+    with pytest.raises(RuntimeError, match='was not loaded') as error:
         load(tmp_path / 'a.pth')
+    assert 'posix.mkdir' in str(error.value)
+    assert 'weights_only' not in str(error.value)
     assert not trap.exists()
 
 
