@@ -24,8 +24,10 @@ for _module, _minimum in MINIMUM_VERSIONS.items():
             f'installed'
         )
 
-# Lets configs inherit from 'mmbiformer::detection/maskrcnn_biformer.py'.
-MODULE2PACKAGE.setdefault('mmbiformer', 'mmbiformer')
+# Lets configs inherit from 'mmbiformer::detection/maskrcnn_biformer.py'. With
+# the distribution's name, mmengine would look into site-packages, where an
+# editable install is not; with a module's, it asks where that module lies.
+MODULE2PACKAGE.setdefault('mmbiformer', 'mmbiformer.version')
 
 from .engine.checkpoint import register_safe_loading  # noqa: E402
 

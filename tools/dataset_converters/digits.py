@@ -29,9 +29,9 @@ from sklearn.datasets import load_digits
 
 VAL_SHARE = 0.2
 """float: Share of the digits kept for val, and scenes of val per scene."""
-HEIGHT_RANGE = (0.2, 0.4)
+HEIGHT_RANGE = (0.24, 0.45)
 """tuple[float, float]: Height of a digit in units of the scene's side."""
-MAX_HIDDEN = 0.25
+MAX_HIDDEN = 0.2
 """float: No digit is hidden by later ones by more than this share."""
 MIN_CONTRAST = 60
 """int: A digit is brighter by at least this than what it lies on."""
@@ -61,9 +61,9 @@ def parse_args() -> argparse.Namespace:
         '--digits-per-image',
         type=int,
         nargs=2,
-        default=(3, 7),
+        default=(3, 6),
         metavar=('MIN', 'MAX'),
-        help='digits in a scene (default: 3 7)',
+        help='digits in a scene (default: 3 6)',
     )
     parser.add_argument(
         '--seed', type=int, default=0, help='(default: %(default)s)'
@@ -149,8 +149,8 @@ def place_digit(
         (size, size),
         flags=cv2.INTER_CUBIC,
     )
-    # Steeper edges than those of an enlarged 8 x 8 picture.
-    return np.clip(2.5 * (ink - 0.5) + 0.5, 0, 1)
+    # Steeper edges than those of an enlarged 8 x 8 picture, bolder strokes.
+    return np.clip(2.5 * (ink - 0.4) + 0.5, 0, 1)
 
 
 def make_scene(
