@@ -37,7 +37,8 @@ def test_detector_trains_and_predicts(path):
         with_mask=True,
     )
     model.train()
-    losses = model.loss(**model.data_preprocessor(inputs, True))
+    data = model.data_preprocessor(inputs, True)
+    losses = model.loss(data['inputs'], data['data_samples'])
     total, _ = model.parse_losses(losses)
     total.backward()
     assert total.isfinite()
@@ -51,7 +52,8 @@ def test_detector_trains_and_predicts(path):
 
     model.eval()
     with torch.no_grad():
-        results = model.predict(**model.data_preprocessor(inputs, False))
+        data = model.data_preprocessor(inputs, False)
+        results = model.predict(data['inputs'], data['data_samples'])
     assert len(results) == 2
     for result, size in zip(results, [(96, 128), (128, 90)], strict=True):
         instances = result.pred_instances

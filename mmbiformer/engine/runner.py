@@ -110,14 +110,18 @@ def _check_weights(model: nn.Module, checkpoint: dict, filename: str) -> None:
         for name, value in weights.items()
     }
     try:
-        missing = model.load_state_dict(weights, strict=False).missing_keys
+        missing, surplus = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         raise ValueError(
-            f'checkpoint={filename!r} is not for the model of '
-            f'this config: {error}'
-        ) from None
-    if missing:
-        raise ValueError(
             f'checkpoint={filename!r} is not for the model of this config: '
-            f'it lacks {len(missing)} weights, such as {missing[:5]}'
-        )
+            f'{error}'
+        ) from None
+    # Heads may be left out on purpose, such as an auxiliary one.
+    surplus = [name for name in surplus if name.startswith('backbone.')]
+    for problem, names in (('lacks', missing), ('has besides', surplus)):
+        if names:
+            raise ValueError(
+                f'checkpoint={filename!r} is not for the model of this '
+                f'config: it {problem} {len(names)} weights, such as '
+                f'{names[:5]}'
+            )

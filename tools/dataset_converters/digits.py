@@ -29,11 +29,11 @@ from sklearn.datasets import load_digits
 
 VAL_SHARE = 0.2
 """float: Share of the digits kept for val, and scenes of val per scene."""
-HEIGHT_RANGE = (0.24, 0.45)
+HEIGHT_RANGE = (0.2, 0.3)
 """tuple[float, float]: Height of a digit in units of the scene's side."""
-MAX_HIDDEN = 0.2
+MAX_HIDDEN = 0.15
 """float: No digit is hidden by later ones by more than this share."""
-MIN_CONTRAST = 60
+MIN_CONTRAST = 90
 """int: A digit is brighter by at least this than what it lies on."""
 
 
@@ -61,9 +61,9 @@ def parse_args() -> argparse.Namespace:
         '--digits-per-image',
         type=int,
         nargs=2,
-        default=(3, 6),
+        default=(4, 8),
         metavar=('MIN', 'MAX'),
-        help='digits in a scene (default: 3 6)',
+        help='digits in a scene (default: 4 8)',
     )
     parser.add_argument(
         '--seed', type=int, default=0, help='(default: %(default)s)'
@@ -101,7 +101,7 @@ def split_digits(seed: int) -> dict:
 def make_background(size: int, rng: np.random.Generator) -> np.ndarray:
     """Return an image of size x size: coloured clouds and a few strokes."""
     cells = int(rng.integers(2, 5))
-    coarse = rng.uniform(0, 130, 3) + rng.normal(0, 25, (cells, cells, 3))
+    coarse = rng.uniform(0, 110, 3) + rng.normal(0, 20, (cells, cells, 3))
     image = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
     image = np.clip(image, 0, 255)
     for _ in range(int(rng.integers(0, 4))):
@@ -122,7 +122,7 @@ def make_background(size: int, rng: np.random.Generator) -> np.ndarray:
 
 def choose_color(under: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return a colour brighter than the background under a digit."""
-    color = rng.uniform(60, 255, 3)
+    color = rng.uniform(100, 255, 3)
     lacking = under.mean() + MIN_CONTRAST - color.mean()
     return np.clip(color + max(0, lacking), 0, 255)
 
@@ -133,8 +133,8 @@ def place_digit(
     """Return the opacity, size x size, of a digit at a random place."""
     height = rng.uniform(*HEIGHT_RANGE) * size
     scale = height / glyph.shape[0]
-    angle = np.deg2rad(rng.uniform(-10, 10))
-    stretch = rng.uniform(0.85, 1.2)
+    angle = np.deg2rad(rng.uniform(-5, 5))
+    stretch = rng.uniform(0.9, 1.1)
     linear = scale * np.array(
         [
             [stretch * np.cos(angle), -np.sin(angle)],
