@@ -6,6 +6,7 @@ that training never saw. An interrupted run goes on from its last checkpoint.
 """
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -15,14 +16,17 @@ from pathlib import Path
 from mmengine.runner import find_latest_checkpoint
 
 TOOLS = Path(__file__).resolve().parent
-CONFIG = TOOLS.parent / 'configs/detection/maskrcnn_biformer_digits.py'
+CONFIG = os.path.relpath(
+    TOOLS.parent / 'configs/detection/maskrcnn_biformer_digits.py'
+)
 DATA = 'data/digits'
 WORK_DIR = Path('work_dirs/maskrcnn_biformer_digits')
 
 
 def run(script: str, *arguments: object) -> float:
     """Run one of the tools; return its seconds, or end as it ended."""
-    command = ['python', str(TOOLS / script), *map(str, arguments)]
+    command = ['python', os.path.relpath(TOOLS / script)]
+    command += map(str, arguments)
     print(f'\n$ {shlex.join(command)}', flush=True)
     start = time.monotonic()
     code = subprocess.run([sys.executable, *command[1:]]).returncode
@@ -46,7 +50,7 @@ def main() -> None:
     """Run the demo."""
     run('dataset_converters/digits.py', DATA)
     seconds = run('train.py', CONFIG, '--work-dir', WORK_DIR, '--resume')
-    checkpoint = find_latest_checkpoint(str(WORK_DIR))
+    checkpoint = os.path.relpath(find_latest_checkpoint(str(WORK_DIR)))
     run(
         'test.py', CONFIG, checkpoint,
         '--work-dir', WORK_DIR / 'test', '--show-dir', 'pictures',
@@ -59,7 +63,7 @@ def main() -> None:
     print(f'\nTraining took {seconds:.0f} s.')
     print(f'checkpoint  {checkpoint}')
     print(f'logs        {WORK_DIR}/<time>/')
-    print(f'pictures    {test_run}/pictures/ (ground truth, prediction)')
+    print(f'pictures    {test_run}/pictures/ (ground truth | prediction)')
 
 
 if __name__ == '__main__':

@@ -59,9 +59,9 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=10.0),
 )
 
-max_epochs = 8
+max_epochs = 6
 train_cfg = dict(
-    type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=8
+    type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs
 )
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
