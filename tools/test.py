@@ -13,6 +13,7 @@ from mmbiformer.engine.config import (
     keep_predictions,
     load_config,
 )
+from mmbiformer.engine.launch import init_cpu_process_group
 from mmbiformer.engine.runner import build_runner
 
 
@@ -61,6 +62,7 @@ def make_config(args: argparse.Namespace) -> Config:
         enable_tta(cfg)
     if args.out is not None:
         keep_predictions(cfg, args.out)
+    init_cpu_process_group(cfg.launcher)
     return cfg
 
 

@@ -13,6 +13,7 @@ from mmbiformer.engine.config import (
     load_config,
     set_resume,
 )
+from mmbiformer.engine.launch import init_cpu_process_group
 from mmbiformer.engine.runner import build_runner
 
 
@@ -58,6 +59,7 @@ def make_config(args: argparse.Namespace) -> Config:
         set_resume(cfg, args.resume)
     check_data(cfg, ['train_dataloader', 'val_dataloader'])
     check_pretrained(cfg)
+    init_cpu_process_group(cfg.launcher)
     return cfg
 
 

@@ -59,7 +59,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=10.0),
 )
 
-max_epochs = 6
+max_epochs = 7
 train_cfg = dict(
     type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs
 )

@@ -8,7 +8,7 @@ from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from mmengine.dist import get_dist_info
+from mmengine.dist import barrier, get_local_rank
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 
@@ -95,7 +95,7 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
         raise RuntimeError(
             f'checkpoint={str(filename)!r} ({path.stat().st_size} bytes) '
             'cannot be read; it may be truncated or not be a PyTorch '
-            f'checkpoint: {error}'
+            f'checkpoint: {error or type(error).__name__}'
         ) from error
 
 
@@ -115,12 +115,10 @@ def load_from_http(
     """
     folder = Path(model_dir or Path(torch.hub.get_dir()) / 'checkpoints')
     path = folder / Path(urlparse(filename).path).name
-    rank, world_size = get_dist_info()
-    if rank == 0 and not path.is_file():
+    if get_local_rank() == 0 and not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(filename, str(path))
-    if world_size > 1:
-        torch.distributed.barrier()
+    barrier()
     return load_from_local(str(path), map_location)
 
 

@@ -36,7 +36,7 @@ def _dataset_paths(dataset: dict) -> Iterator[Tuple[str, str]]:
         }
     )
     for key, path in settings.items():
-        if _is_local(path):
+        if path and _is_local(osp.join(root, path)):
             yield key, osp.join(root, path)
 
 
@@ -74,19 +74,20 @@ def check_data(cfg: Config, dataloaders: Sequence[str]) -> None:
         )
 
 
-def check_checkpoint(path: str) -> None:
-    """Check that a checkpoint to test is there.
+def check_checkpoint(path: str, argument: str = 'checkpoint') -> None:
+    """Check that a checkpoint is there.
 
     Args:
-        path (str): The tool's ``checkpoint``: a path or URL.
+        path (str): Path or URL.
+        argument (str): What to call it. Default: ``'checkpoint'``.
 
     Raises:
         FileNotFoundError: If it is a path, and no file.
     """
-    if _is_local(path) and not osp.isfile(osp.expanduser(path)):
+    full = osp.abspath(osp.expanduser(path))
+    if _is_local(path) and not osp.isfile(full):
         raise FileNotFoundError(
-            f'checkpoint={path!r} is not a file (looked '
-            f'for {osp.abspath(path)})'
+            f'{argument}={path!r} is not a file (looked for {full})'
         )
 
 

@@ -11,6 +11,8 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
+from .checks import check_checkpoint
+
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation'}
 """dict[str, str]: The task behind each ``default_scope`` that is allowed."""
 
@@ -165,16 +167,9 @@ def set_resume(cfg: Config, resume: str) -> None:
     Raises:
         FileNotFoundError: If there is no such file.
     """
-    if resume == 'auto':
-        cfg.load_from = None
-    elif osp.isfile(resume):
-        cfg.load_from = resume
-    else:
-        raise FileNotFoundError(
-            f'--resume={resume!r} is not a file (looked for '
-            f"{osp.abspath(resume)}); 'auto' takes the latest checkpoint in "
-            'the work directory'
-        )
+    if resume != 'auto':
+        check_checkpoint(resume, '--resume')
+    cfg.load_from = None if resume == 'auto' else resume
     cfg.resume = True
 
 

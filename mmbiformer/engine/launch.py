@@ -1,5 +1,7 @@
 """Several processes without a GPU."""
 
+import os
+
 import torch.distributed as dist
 from mmengine.device import get_device
 
@@ -16,8 +18,13 @@ def init_cpu_process_group(launcher: str) -> None:
 
     Raises:
         RuntimeError: If there is no accelerator and ``launcher`` is one that
-            needs it.
+            needs it, or the launcher's environment variables are not set.
     """
+    if launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise RuntimeError(
+            '--launcher=pytorch is for processes that torchrun starts; use '
+            'tools/dist_train.sh or tools/dist_test.sh'
+        )
     if launcher == 'none' or get_device() != 'cpu' or dist.is_initialized():
         return
     if launcher != 'pytorch':

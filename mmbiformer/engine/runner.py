@@ -1,17 +1,20 @@
 """mmengine's Runner, with errors where it would go on or be obscure."""
 
+import json
 import os.path as osp
-from collections import OrderedDict
-from typing import Callable, Union
+from typing import Callable, Optional, Union
 
 from mmengine.config import Config
-from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import DATASETS, RUNNERS
+from mmengine.device import get_device
+from mmengine.model import (
+    BaseTTAModel,
+    is_model_wrapper,
+    revert_sync_batchnorm,
+)
+from mmengine.registry import DATASETS, MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
-
-from .launch import init_cpu_process_group
 
 
 class CheckedRunner(Runner):
@@ -30,6 +33,12 @@ class CheckedRunner(Runner):
         """
         try:
             loader = Runner.build_dataloader(dataloader, *args, **kwargs)
+        except (json.JSONDecodeError, KeyError) as error:
+            raise ValueError(
+                'the annotations of this data set cannot be read '
+                f'({type(error).__name__}: {error}): '
+                f'{_settings_of(dataloader["dataset"])}'
+            ) from error
         except ValueError:
             # mmengine's data sets cannot serialize an empty list, and say
             # only that nothing can be concatenated.
@@ -40,6 +49,27 @@ class CheckedRunner(Runner):
         if not len(loader.dataset):
             _refuse_empty(dataloader['dataset'])
         return loader
+
+    def wrap_model(
+        self, model_wrapper_cfg: Optional[dict], model: nn.Module
+    ) -> nn.Module:
+        """Wrap the model for several processes, on CPUs too.
+
+        mmengine names a device, which only a GPU has a number for, and
+        synced batch norm needs a GPU.
+        """
+        if not self.distributed or get_device() != 'cpu':
+            return super().wrap_model(model_wrapper_cfg, model)
+        return MODEL_WRAPPERS.build(
+            dict(
+                type='MMDistributedDataParallel',
+                module=revert_sync_batchnorm(model),
+                broadcast_buffers=False,
+                find_unused_parameters=self.cfg.get(
+                    'find_unused_parameters', False
+                ),
+            )
+        )
 
     def test(self) -> dict:
         """Test; the checkpoint must hold every weight of the model."""
@@ -56,24 +86,36 @@ class CheckedRunner(Runner):
         """Load a checkpoint; arguments are those of mmengine's Runner.
 
         Raises:
-            ValueError: If the runner tests and weights are missing or of
-                another shape; mmengine would test random weights.
+            ValueError: If the runner tests or resumes, and weights are
+                missing or of another shape: mmengine would go on with random
+                ones. Or if it resumes, and the optimizer's state is missing.
         """
-        checkpoint = super().load_checkpoint(
-            filename, map_location, *args, **kwargs
-        )
-        if self._testing:
+        try:
+            checkpoint = super().load_checkpoint(
+                filename, map_location, *args, **kwargs
+            )
+        except (AttributeError, TypeError) as error:
+            raise ValueError(
+                f'checkpoint={filename!r} holds no weights'
+            ) from error
+        if self._testing or self._resume:
             model = self.model
             if is_model_wrapper(model):
                 model = model.module
             if isinstance(model, BaseTTAModel):
                 model = model.module
             _check_weights(model, checkpoint, filename)
+        if self._resume and 'optimizer' not in checkpoint:
+            raise ValueError(
+                f'checkpoint={filename!r} holds no state of the optimizer, '
+                'and cannot be resumed; to start from its weights: '
+                f'--cfg-options load_from={filename}'
+            )
         return checkpoint
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner of a config, with its processes where it has several.
+    """Build the runner of a config.
 
     Args:
         cfg (Config): Config of a run.
@@ -81,30 +123,31 @@ def build_runner(cfg: Config) -> Runner:
     Returns:
         Runner: A :class:`CheckedRunner`, or what ``runner_type`` names.
     """
-    init_cpu_process_group(cfg.launcher)
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return CheckedRunner.from_cfg(cfg)
 
 
+def _settings_of(dataset: dict) -> dict:
+    """Return the settings that say where a data set lies and what is in it."""
+    keys = ('data_root', 'ann_file', 'data_prefix', 'metainfo', 'filter_cfg')
+    return {key: dataset[key] for key in keys if dataset.get(key)}
+
+
 def _refuse_empty(dataset: dict) -> None:
     """Say which data set is empty, and what may have emptied it."""
-    settings = {
-        key: dataset[key]
-        for key in ('ann_file', 'data_prefix', 'metainfo', 'filter_cfg')
-        if dataset.get(key)
-    }
     root = osp.abspath(dataset.get('data_root') or '.')
     raise ValueError(
         f'the data set in data_root={root!r} is empty: no image is left. '
         'Check that the annotations are not empty, and that their category '
-        f'names are those of metainfo.classes. Its settings: {settings}'
+        'names are those of metainfo.classes. Its settings: '
+        f'{_settings_of(dataset)}'
     )
 
 
 def _check_weights(model: nn.Module, checkpoint: dict, filename: str) -> None:
     """Refuse a checkpoint that leaves weights of a model as they were."""
-    weights = OrderedDict(checkpoint.get('state_dict', checkpoint))
+    weights = checkpoint.get('state_dict', checkpoint)
     weights = {
         name[len('module.') :] if name.startswith('module.') else name: value
         for name, value in weights.items()

@@ -19,6 +19,43 @@ GLOBAL_ATTENTION = -2
 """int: The value in ``topks`` that stands for global attention (authors')."""
 
 
+def _check_ints(
+    name: str, values: object, length: Optional[int] = None
+) -> None:
+    """Refuse what is not a sequence of whole numbers, naming the argument."""
+    if not isinstance(values, (list, tuple)) or (
+        length is not None and len(values) != length
+    ):
+        many = '' if length is None else f'{length} '
+        raise ValueError(
+            f'{name} must be a sequence of {many}whole numbers, got '
+            f'{name}={values!r}'
+        )
+    for value in values:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(
+                f'{name} takes whole numbers, got {name}={value!r}'
+            )
+
+
+def _check_init_cfg(init_cfg: object) -> None:
+    """Refuse initialization configs that would fail only in use."""
+    for cfg in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
+        if not isinstance(cfg, dict) or 'type' not in cfg:
+            raise ValueError(
+                "init_cfg must be a dict with 'type', or a list of such, got "
+                f'init_cfg={init_cfg!r}'
+            )
+        if cfg['type'] == 'Pretrained' and (
+            not isinstance(cfg.get('checkpoint'), str)
+            or set(cfg) - {'type', 'checkpoint', 'prefix', 'map_location'}
+        ):
+            raise ValueError(
+                "init_cfg of type 'Pretrained' needs checkpoint=PATH and may "
+                f'have prefix and map_location, got init_cfg={cfg!r}'
+            )
+
+
 class BiFormerBlock(nn.Module):
     """One block: position, attention, MLP, each on a residual branch.
 
@@ -79,7 +116,8 @@ class BiFormer(BaseModule):
         arch (str | dict): ``'tiny'``, ``'small'``, ``'base'``, or a dict with
 
             - **depths** (Sequence[int]): Blocks in each of the four stages.
-            - **dims** (Sequence[int]): Channels in each of them.
+            - **dims** (Sequence[int]): Channels in each of them; multiples of
+              8 where attention is global.
             - **head_dim** (int, optional): Channels of a head in the routed
               stages; must divide their ``dims``. Default: 32.
             - **mlp_ratio** (float, optional): Hidden width of the MLPs in
@@ -96,7 +134,8 @@ class BiFormer(BaseModule):
         drop_path_rate (float): Stochastic depth rate of the last block; it
             rises linearly from 0 over all blocks. Default: 0.
         frozen_stages (int): -1 freezes nothing, 0 the stem, and i from 1 to 4
-            the stem and the first i stages. Default: -1.
+            the stem and the first i stages with the norms of their outputs.
+            Default: -1.
         norm_eval (bool): Keep the batch norms' statistics as they are in
             training too. Default: False.
         with_cp (bool): Recompute blocks in the backward pass, to save memory.
@@ -151,16 +190,20 @@ class BiFormer(BaseModule):
                 dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0),
                 dict(type='Constant', layer='LayerNorm', val=1.0, bias=0.0),
             ]
+        _check_init_cfg(init_cfg)
         super().__init__(init_cfg)
         depths, dims, head_dim, mlp_ratio = self._parse_arch(arch)
         topks = (1, 4, 16, GLOBAL_ATTENTION) if topks is None else topks
-        self._check_arguments(
-            topks, out_indices, drop_path_rate, frozen_stages
-        )
+        _check_ints('n_win', [n_win])
+        _check_ints('topks', topks, NUM_STAGES)
+        self._check_arguments(out_indices, drop_path_rate, frozen_stages)
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
+        # A parameter that never gets a gradient would stop distributed
+        # training: no stages behind the last map, no norms of other maps.
+        num_stages = self.out_indices[-1] + 1
 
         self.downsample_layers = nn.ModuleList(
             [
@@ -173,7 +216,7 @@ class BiFormer(BaseModule):
                 )
             ]
         )
-        for i in range(1, NUM_STAGES):
+        for i in range(1, num_stages):
             self.downsample_layers.append(
                 nn.Sequential(
                     nn.Conv2d(dims[i - 1], dims[i], 3, stride=2, padding=1),
@@ -183,7 +226,8 @@ class BiFormer(BaseModule):
 
         rates = torch.linspace(0, drop_path_rate, sum(depths)).split(depths)
         self.stages = nn.ModuleList()
-        for i, (dim, topk) in enumerate(zip(dims, topks, strict=True)):
+        for i in range(num_stages):
+            dim, topk = dims[i], topks[i]
             self.stages.append(nn.Sequential())
             for rate in rates[i].tolist():
                 try:
@@ -202,8 +246,6 @@ class BiFormer(BaseModule):
                     BiFormerBlock(dim, attn, mlp_ratio, rate)
                 )
 
-        # Only for the maps that are returned: a parameter that never gets a
-        # gradient would stop distributed training.
         self.extra_norms = nn.ModuleDict(
             {str(i): nn.LayerNorm(dims[i], eps=1e-6) for i in self.out_indices}
         )
@@ -234,72 +276,66 @@ class BiFormer(BaseModule):
                 f'{sorted(surplus)}, got arch={arch}'
             )
         for key in required:
-            values = arch[key]
-            if len(values) != NUM_STAGES or min(values) < 1:
+            _check_ints(f"arch['{key}']", arch[key], NUM_STAGES)
+            if min(arch[key]) < 1:
                 raise ValueError(
-                    f"arch['{key}'] must have {NUM_STAGES} "
-                    f'positive values, got {values}'
+                    f"arch['{key}'] must be positive, got {arch[key]}"
                 )
         head_dim = arch.get('head_dim', 32)
-        for dim in arch['dims'][:-1]:
-            if dim % head_dim:
-                raise ValueError(
-                    f"arch['head_dim'] must divide the dims of the routed "
-                    f'stages, got head_dim={head_dim}, dims={arch["dims"]}'
-                )
-        return (
-            tuple(arch['depths']),
-            tuple(arch['dims']),
-            head_dim,
-            arch.get('mlp_ratio', 3),
-        )
+        mlp_ratio = arch.get('mlp_ratio', 3)
+        _check_ints("arch['head_dim']", [head_dim])
+        if head_dim < 1 or any(dim % head_dim for dim in arch['dims'][:-1]):
+            raise ValueError(
+                f"arch['head_dim'] must divide the dims of the routed "
+                f'stages, got head_dim={head_dim}, dims={arch["dims"]}'
+            )
+        if not isinstance(mlp_ratio, (int, float)) or mlp_ratio <= 0:
+            raise ValueError(
+                "arch['mlp_ratio'] must be a positive number, got "
+                f'{mlp_ratio!r}'
+            )
+        return tuple(arch['depths']), tuple(arch['dims']), head_dim, mlp_ratio
 
     @staticmethod
     def _check_arguments(
-        topks: Sequence[int],
-        out_indices: Sequence[int],
-        drop_path_rate: float,
-        frozen_stages: int,
+        out_indices: Sequence[int], drop_path_rate: float, frozen_stages: int
     ) -> None:
         """Refuse what no layer would refuse by itself."""
-        if len(topks) != NUM_STAGES:
-            raise ValueError(
-                f'topks must have {NUM_STAGES} values, one for '
-                f'each stage, got topks={topks}'
-            )
-        allowed = range(NUM_STAGES)
-        if (
-            not out_indices
-            or any(i not in allowed for i in out_indices)
-            or list(out_indices) != sorted(set(out_indices))
+        _check_ints('out_indices', out_indices)
+        if not out_indices or list(out_indices) != sorted(
+            set(out_indices) & set(range(NUM_STAGES))
         ):
             raise ValueError(
                 'out_indices must be rising numbers from 0 to '
-                f'{NUM_STAGES - 1}, got '
-                f'out_indices={out_indices}'
+                f'{NUM_STAGES - 1}, got out_indices={out_indices}'
             )
-        if not 0 <= drop_path_rate < 1:
+        if (
+            not isinstance(drop_path_rate, (int, float))
+            or not 0 <= drop_path_rate < 1
+        ):
             raise ValueError(
-                'drop_path_rate must be at least 0 and below 1, '
-                f'got drop_path_rate={drop_path_rate}'
+                'drop_path_rate must be a number of at least 0 and below 1, '
+                f'got drop_path_rate={drop_path_rate!r}'
             )
         if frozen_stages not in range(-1, NUM_STAGES + 1):
             raise ValueError(
-                f'frozen_stages must be between -1 and '
-                f'{NUM_STAGES}, got '
-                f'frozen_stages={frozen_stages}'
+                f'frozen_stages must be between -1 and {NUM_STAGES}, got '
+                f'frozen_stages={frozen_stages!r}'
             )
 
     def init_weights(self) -> None:
         """Initialize the weights, or load them where ``init_cfg`` says so."""
-        if (
-            isinstance(self.init_cfg, dict)
-            and self.init_cfg.get('type') == 'Pretrained'
-        ):
-            settings = {k: v for k, v in self.init_cfg.items() if k != 'type'}
-            load_pretrained(self, **settings)
-        else:
+        configs = self.init_cfg
+        configs = configs if isinstance(configs, list) else [configs]
+        pretrained = [cfg for cfg in configs if cfg['type'] == 'Pretrained']
+        if len(pretrained) < len(configs):
+            self.init_cfg = [cfg for cfg in configs if cfg not in pretrained]
             super().init_weights()
+            self.init_cfg = configs
+        for cfg in pretrained:
+            load_pretrained(
+                self, **{k: v for k, v in cfg.items() if k != 'type'}
+            )
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Compute the maps of the chosen stages.
@@ -320,7 +356,7 @@ class BiFormer(BaseModule):
                 f'got {tuple(x.shape)}'
             )
         outs = []
-        for i in range(self.out_indices[-1] + 1):
+        for i in range(len(self.stages)):
             x = self.downsample_layers[i](x)
             for block in self.stages[i]:
                 if self.with_cp and x.requires_grad:
@@ -338,7 +374,7 @@ class BiFormer(BaseModule):
         if self.frozen_stages < 0:
             return
         frozen = [self.downsample_layers[0]]
-        for i in range(self.frozen_stages):
+        for i in range(min(self.frozen_stages, len(self.stages))):
             frozen += [self.downsample_layers[i], self.stages[i]]
             if i in self.out_indices:
                 frozen.append(self.extra_norms[str(i)])

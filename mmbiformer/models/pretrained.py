@@ -11,6 +11,7 @@ from torch import Tensor
 # Released ImageNet files hold a classification head and its norm, which the
 # backbone has not; the norms of the outputs are the backbone's own.
 _MAY_BE_SURPLUS = re.compile(r'(head|norm|extra_norms)\.')
+_STAGE = re.compile(r'(?:stages|downsample_layers)\.(\d+)\.')
 _MAY_BE_MISSING = re.compile(r'extra_norms\.')
 
 
@@ -76,7 +77,7 @@ def load_pretrained(
     )
     loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location)
     weights: Dict[str, Tensor] = dict(_state_dict_of(loaded, checkpoint))
-    if prefix is not None:
+    if prefix:
         prefix = prefix if prefix.endswith('.') else f'{prefix}.'
         weights = {
             name[len(prefix) :]: value
@@ -90,6 +91,13 @@ def load_pretrained(
             )
 
     own = model.state_dict()
+    # Stages behind the last map that the backbone returns are not built.
+    weights = {
+        name: value
+        for name, value in weights.items()
+        if not (match := _STAGE.match(name))
+        or int(match[1]) < len(model.stages)
+    }
     missing = [
         name
         for name in own

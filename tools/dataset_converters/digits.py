@@ -74,10 +74,10 @@ def parse_args() -> argparse.Namespace:
     if args.size < 64:
         parser.error(f'--size must be at least 64, got {args.size}')
     low, high = args.digits_per_image
-    if not 0 <= low <= high <= 20:
+    if not 0 <= low <= high <= 20 or high < 1:
         parser.error(
             '--digits-per-image must be two rising numbers from 0 '
-            f'to 20, got {low} {high}'
+            f'to 20, the second at least 1, got {low} {high}'
         )
     if args.seed < 0:
         parser.error(f'--seed must be at least 0, got {args.seed}')
@@ -267,18 +267,22 @@ def main() -> None:
         digits_per_image=list(args.digits_per_image),
         seed=args.seed,
     )
-    out = args.out
+    out = args.out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         stored = out / 'settings.json'
-        if stored.is_file() and json.loads(stored.read_text()) == settings:
+        if stored.is_file() and stored.read_text() == json.dumps(settings):
             print(f'{out} holds these scenes already')
             return
         sys.exit(
             f'digits.py: error: OUT={str(out)!r} exists and holds '
-            'something else; remove it or name another folder'
+            'something else, or scenes of other settings; remove it or name '
+            'another folder'
         )
     digits = split_digits(args.seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f'digits.py: error: OUT={str(out)!r}: {error}')
     # Visible under its name only when it is complete.
     scratch = Path(tempfile.mkdtemp(prefix=f'.{out.name}-', dir=out.parent))
     try:
@@ -297,4 +301,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit('\ndigits.py: interrupted; nothing was written')
