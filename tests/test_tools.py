@@ -4,6 +4,9 @@ import json
 import os
 import pickle
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,6 +115,48 @@ def assert_refused(result, *parts):
         assert str(part) in result.stderr
 
 
+def test_a_checkpoint_without_the_optimizer_is_not_resumed(
+    trained, digits, tmp_path, run_tool
+):
+    checkpoint = torch.load(trained / 'epoch_1.pth', weights_only=False)
+    del checkpoint['optimizer']
+    torch.save(checkpoint, tmp_path / 'published.pth')
+    result = run_tool(
+        'train.py', CONFIG, '--work-dir', tmp_path / 'work',
+        *options(digits), '--resume', tmp_path / 'published.pth',
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert 'holds no state of the optimizer' in result.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='needs no GPU')
+def test_two_processes_train_and_test_on_cpus(digits, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    python = Path(sys.executable).parent
+    environment = dict(
+        os.environ,
+        PORT=str(port),
+        PATH=f'{python}{os.pathsep}{os.environ["PATH"]}',
+    )
+    common = ['--work-dir', tmp_path, *options(digits)]
+    for command in (
+        ['dist_train.sh', CONFIG, 2, *common, 'train_cfg.max_epochs=1'],
+        ['dist_test.sh', CONFIG, tmp_path / 'epoch_1.pth', 2, *common],
+    ):
+        result = subprocess.run(
+            [ROOT / 'tools' / command[0], *map(str, command[1:])],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert result.returncode == 0, result.stderr[-3000:]
+        assert 'coco/bbox_mAP' in result.stdout
+
+
 class TestBadInput:
     """Each ends before anything is written."""
 
@@ -172,6 +217,18 @@ class TestBadInput:
             run_tool, tmp_path, CONFIG, *options(digits), '--amp'
         )
         assert_refused(result, '--amp needs a GPU', 'leave it out')
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason='needs no GPU')
+    @pytest.mark.parametrize(
+        ('launcher', 'hint'),
+        [('slurm', 'needs GPUs'), ('pytorch', 'tools/dist_train.sh')],
+    )
+    def test_launchers(self, run_tool, tmp_path, digits, launcher, hint):
+        result = self.train(
+            run_tool, tmp_path, CONFIG, *options(digits),
+            '--launcher', launcher,
+        )  # fmt: skip
+        assert_refused(result, f'--launcher={launcher}', hint)
 
     def test_no_checkpoint_to_test(self, run_tool, tmp_path, digits):
         result = run_tool(

@@ -78,6 +78,7 @@ class TestForward:
         model = BiFormer(arch=TOY).eval()
         some = BiFormer(arch=TOY, out_indices=(0, 2)).eval()
         some.load_state_dict(model.state_dict(), strict=False)
+        assert len(some.stages) == 3
         x = torch.rand(1, 3, 64, 64)
         with torch.no_grad():
             expected, outs = model(x), some(x)
@@ -85,6 +86,12 @@ class TestForward:
         assert torch.equal(outs[0], expected[0])
         assert torch.equal(outs[1], expected[2])
         assert set(some.extra_norms) == {'0', '2'}
+
+    def test_no_parameter_is_without_a_gradient(self):
+        model = BiFormer(arch=TOY, out_indices=(0, 1))
+        sum(out.sum() for out in model(torch.rand(2, 3, 64, 64))).backward()
+        assert all(p.grad is not None for p in model.parameters())
+        assert len(model.stages) == 2
 
     def test_the_maps_have_their_own_norms(self):
         model = BiFormer(arch=TOY)
@@ -183,6 +190,15 @@ class TestArguments:
             (dict(topks=(1, 4, -1, -2)), r'topk=-1'),
             (dict(topks=(1, 4)), r'topks=\(1, 4\)'),
             (dict(n_win=0), 'n_win=0'),
+            (dict(n_win='7'), "n_win='7'"),
+            (dict(topks=4), 'topks=4'),
+            (dict(topks=(1.0, 4, 16, -2)), 'topks=1.0'),
+            (dict(out_indices=2), 'out_indices=2'),
+            (dict(arch=dict(TOY, head_dim=0)), 'head_dim=0'),
+            (dict(arch=dict(TOY, mlp_ratio='3')), "'3'"),
+            (dict(drop_path_rate=None), 'drop_path_rate=None'),
+            (dict(init_cfg='x.pth'), "init_cfg='x.pth'"),
+            (dict(init_cfg=dict(type='Pretrained')), 'checkpoint=PATH'),
             (dict(out_indices=(0, 4)), r'out_indices=\(0, 4\)'),
             (dict(out_indices=(2, 1)), r'out_indices=\(2, 1\)'),
             (dict(out_indices=()), r'out_indices=\(\)'),

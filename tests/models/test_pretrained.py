@@ -84,6 +84,37 @@ def test_prefix_takes_the_backbone_of_a_detector(tmp_path, weights):
         build(path, prefix='encoder')
 
 
+def test_in_a_list_it_is_as_strict(tmp_path, weights):
+    constant = dict(type='Constant', layer='LayerNorm', val=2.0)
+    path = save(tmp_path, weights)
+    pretrained = dict(type='Pretrained', checkpoint=str(path))
+    config = dict(type='BiFormer', arch=ARCH, init_cfg=[pretrained, constant])
+    model = MODELS.build(config)
+    model.init_weights()
+    name = 'stages.0.0.norm1.weight'
+    assert torch.equal(model.state_dict()[name], weights[name])
+    assert (model.extra_norms['0'].weight == 2).all()
+    save(tmp_path, dict(other=torch.rand(2)))
+    with pytest.raises(ValueError, match='missing'):
+        MODELS.build(config).init_weights()
+
+
+def test_stages_that_are_not_built_are_left_out(tmp_path, weights):
+    model = MODELS.build(
+        dict(
+            type='BiFormer',
+            arch=ARCH,
+            out_indices=(1,),
+            init_cfg=dict(
+                type='Pretrained', checkpoint=str(save(tmp_path, weights))
+            ),
+        )
+    )
+    model.init_weights()
+    name = 'stages.1.0.attn.wo.weight'
+    assert torch.equal(model.state_dict()[name], weights[name])
+
+
 def test_a_wrong_checkpoint_is_refused_by_name(tmp_path, weights):
     del weights['stages.2.0.attn.wo.bias']
     weights['layer1.conv.weight'] = torch.rand(3)
