@@ -251,6 +251,22 @@ def test_an_empty_data_set_is_refused(digits, tmp_path, run_tool):
     assert "'dog'" in result.stderr
 
 
+def test_broken_annotations_are_named(digits, tmp_path, run_tool):
+    (tmp_path / 'broken.json').write_text('{"images": [')
+    result = run_tool(
+        'train.py', CONFIG, '--work-dir', tmp_path / 'work',
+        *options(
+            digits,
+            f'train_dataloader.dataset.ann_file={tmp_path}/broken.json',
+        ),
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert 'cannot be built or read' in last
+    assert f'{tmp_path}/broken.json' in last
+
+
 @pytest.mark.parametrize(
     ('depths', 'problem'),
     [('(1,1,5,1)', 'lacks'), ('(1,1,3,1)', 'has besides')],

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 
 class CheckedRunner(Runner):
-    """A Runner that refuses empty data sets and, in tests, foreign weights."""
+    """A Runner that refuses empty data sets and weights of other models."""
 
     _testing = False
 
@@ -29,13 +29,13 @@ class CheckedRunner(Runner):
         """Build a dataloader; arguments are those of mmengine's Runner.
 
         Raises:
-            ValueError: If the data set is empty.
+            ValueError: If the data set is empty or cannot be read.
         """
         try:
             loader = Runner.build_dataloader(dataloader, *args, **kwargs)
         except (json.JSONDecodeError, KeyError) as error:
             raise ValueError(
-                'the annotations of this data set cannot be read '
+                'this data set cannot be built or read '
                 f'({type(error).__name__}: {error}): '
                 f'{_settings_of(dataloader["dataset"])}'
             ) from error
@@ -60,15 +60,15 @@ class CheckedRunner(Runner):
         """
         if not self.distributed or get_device() != 'cpu':
             return super().wrap_model(model_wrapper_cfg, model)
+        unused = self.cfg.get('find_unused_parameters', False)
+        wrapper = dict(
+            type='MMDistributedDataParallel',
+            broadcast_buffers=False,
+            find_unused_parameters=unused,
+        )
+        wrapper.update(model_wrapper_cfg or {})
         return MODEL_WRAPPERS.build(
-            dict(
-                type='MMDistributedDataParallel',
-                module=revert_sync_batchnorm(model),
-                broadcast_buffers=False,
-                find_unused_parameters=self.cfg.get(
-                    'find_unused_parameters', False
-                ),
-            )
+            dict(wrapper, module=revert_sync_batchnorm(model))
         )
 
     def test(self) -> dict:
