@@ -60,7 +60,7 @@ def main() -> None:
     metrics = json.loads((test_run / f'{test_run.name}.json').read_text())
 
     print_results(metrics)
-    print(f'\nTraining took {seconds:.0f} s.')
+    print(f'\ntrain.py took {seconds:.0f} s, what it resumed not counted.')
     print(f'checkpoint  {checkpoint}')
     print(f'logs        {WORK_DIR}/<time>/')
     print(f'pictures    {test_run}/pictures/ (ground truth | prediction)')
