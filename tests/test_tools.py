@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import mmbiformer  # noqa: F401 (teaches torch what mmengine saves)
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / 'configs/detection/maskrcnn_biformer_digits.py'
 
@@ -101,7 +103,7 @@ def test_resuming_goes_on_where_training_stopped(
     assert 'resumed epoch: 1, iter: 4' in log
     assert 'Epoch(train) [1]' not in log.replace('  ', ' ')
     whole, resumed = (
-        torch.load(folder / 'epoch_2.pth', weights_only=False)['state_dict']
+        torch.load(folder / 'epoch_2.pth', weights_only=True)['state_dict']
         for folder in (trained, work_dir)
     )
     assert whole.keys() == resumed.keys()
@@ -118,7 +120,7 @@ def assert_refused(result, *parts):
 def test_a_checkpoint_without_the_optimizer_is_not_resumed(
     trained, digits, tmp_path, run_tool
 ):
-    checkpoint = torch.load(trained / 'epoch_1.pth', weights_only=False)
+    checkpoint = torch.load(trained / 'epoch_1.pth', weights_only=True)
     del checkpoint['optimizer']
     torch.save(checkpoint, tmp_path / 'published.pth')
     result = run_tool(
