@@ -1,14 +1,15 @@
 """The two attention layers of BiFormer; channels last in and out."""
 
+from typing import Tuple
+
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
 from mmbiformer.ops import (
     ATTENTION_BACKENDS,
-    map_to_regions,
     pad_to_regions,
-    regions_to_map,
+    region_means,
     route,
     routed_attention,
 )
@@ -36,6 +37,28 @@ class QKVLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., 3 * C)."""
         return self.qkv(x)
+
+
+class TopkRouting(nn.Module):
+    """Region-to-region routing; a module so that hooks can see its choice.
+
+    Args:
+        topk (int): Regions to choose.
+        scale (float): Factor on the affinities.
+    """
+
+    def __init__(self, topk: int, scale: float) -> None:
+        super().__init__()
+        self.topk = topk
+        self.scale = scale
+
+    def forward(self, queries: Tensor, keys: Tensor) -> Tuple[Tensor, Tensor]:
+        """Choose as :func:`mmbiformer.ops.route` does."""
+        return route(queries, keys, self.topk, self.scale)
+
+    def extra_repr(self) -> str:
+        """Name the settings."""
+        return f'topk={self.topk}'
 
 
 class BiLevelRoutingAttention(nn.Module):
@@ -88,11 +111,11 @@ class BiLevelRoutingAttention(nn.Module):
             )
         self.num_heads = num_heads
         self.n_win = n_win
-        self.topk = topk
         self.attn_backend = attn_backend
         # The authors scale by the whole width, not by the head's.
         self.scale = dim**-0.5
         self.qkv = QKVLinear(dim)
+        self.router = TopkRouting(topk, self.scale)
         # Local context enhancement, LCE in the paper (equation 7).
         self.lepe = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
         self.wo = nn.Linear(dim, dim)
@@ -109,20 +132,21 @@ class BiLevelRoutingAttention(nn.Module):
         height, width = x.shape[1:3]
         # Padded before the linear layer, so that padding carries its biases.
         qkv = self.qkv(pad_to_regions(x, self.n_win))
-        q, k, v = map_to_regions(qkv, self.n_win).chunk(3, dim=-1)
-        routing, _ = route(q, k, self.topk, self.scale)
+        q, k, v = qkv.chunk(3, dim=-1)
+        routing, _ = self.router(
+            region_means(q, self.n_win), region_means(k, self.n_win)
+        )
         out = routed_attention(
             q, k, v, routing, self.num_heads, self.scale, self.attn_backend
         )
-        out = regions_to_map(out, qkv.shape[1:3], self.n_win)
-        out = out + _depthwise(self.lepe, qkv.chunk(3, dim=-1)[2])
+        out = out + _depthwise(self.lepe, v)
         return self.wo(out[:, :height, :width])
 
     def extra_repr(self) -> str:
         """Name the settings that no submodule shows."""
         return (
             f'num_heads={self.num_heads}, n_win={self.n_win}, '
-            f'topk={self.topk}, attn_backend={self.attn_backend!r}'
+            f'attn_backend={self.attn_backend!r}'
         )
 
 

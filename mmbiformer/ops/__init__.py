@@ -2,12 +2,13 @@
 
 from .attention import ATTENTION_BACKENDS, routed_attention
 from .regions import map_to_regions, pad_to_regions, regions_to_map
-from .routing import route
+from .routing import region_means, route
 
 __all__ = [
     'ATTENTION_BACKENDS',
     'map_to_regions',
     'pad_to_regions',
+    'region_means',
     'regions_to_map',
     'route',
     'routed_attention',

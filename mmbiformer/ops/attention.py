@@ -1,10 +1,13 @@
 """Token-to-token attention in routed regions (equations 6 and 7)."""
 
+import math
 from typing import Callable, Dict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .regions import map_to_regions, regions_to_map
 
 
 def _gather_regions(x: Tensor, routing: Tensor) -> Tensor:
@@ -39,6 +42,8 @@ def _reference(
     scale: float,
 ) -> Tensor:
     """Gather, multiply, softmax, multiply: the paper's text, line by line."""
+    size, n_win = q.shape[1:3], math.isqrt(routing.shape[1])
+    q, k, v = (map_to_regions(x, n_win) for x in (q, k, v))
     n, regions, tokens, channels = q.shape
     topk = routing.shape[-1]
     index = routing.view(n, regions, topk, 1, 1)
@@ -52,7 +57,8 @@ def _reference(
     q = _split_heads(q.reshape(n * regions, tokens, channels), num_heads)
     weights = ((q * scale) @ gather(k).transpose(-2, -1)).softmax(dim=-1)
     out = weights @ gather(v)
-    return out.transpose(1, 2).reshape(n, regions, tokens, channels)
+    out = out.transpose(1, 2).reshape(n, regions, tokens, channels)
+    return regions_to_map(out, size, n_win)
 
 
 def _sdpa(
@@ -64,6 +70,8 @@ def _sdpa(
     scale: float,
 ) -> Tensor:
     """Whole regions by ``index_select``, then torch's fused attention."""
+    size, n_win = q.shape[1:3], math.isqrt(routing.shape[1])
+    q, k, v = (map_to_regions(x, n_win) for x in (q, k, v))
     shape = q.shape
     out = F.scaled_dot_product_attention(
         _split_heads(q.flatten(0, 1), num_heads),
@@ -71,7 +79,7 @@ def _sdpa(
         _split_heads(_gather_regions(v, routing), num_heads),
         scale=scale,
     )
-    return out.transpose(1, 2).reshape(shape)
+    return regions_to_map(out.transpose(1, 2).reshape(shape), size, n_win)
 
 
 _BACKENDS: Dict[str, Callable[..., Tensor]] = {
@@ -95,18 +103,18 @@ def routed_attention(
     """Let the queries of every region attend to its routed regions.
 
     Args:
-        q (Tensor): Queries of shape (N, R, T, C): T tokens in each of R
-            regions.
-        k (Tensor): Keys, of the same shape.
-        v (Tensor): Values, of the same shape.
+        q (Tensor): Map of queries, of shape (N, H, W, C), cut into S x S
+            regions; S divides H and W.
+        k (Tensor): Map of keys, of the same shape.
+        v (Tensor): Map of values, of the same shape.
         routing (Tensor): int64 indices of the routed regions, of shape
-            (N, R, K).
+            (N, S*S, K).
         num_heads (int): Attention heads; must divide C.
         scale (float): Factor on the products of queries and keys.
         backend (str): ``'reference'``, the plain algorithm that judges every
             other, or ``'auto'``, the fast one. Default: ``'auto'``.
 
     Returns:
-        Tensor: Attended values of shape (N, R, T, C).
+        Tensor: Map of attended values, of shape (N, H, W, C).
     """
     return _BACKENDS[backend](q, k, v, routing, num_heads, scale)

@@ -7,18 +7,34 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def route(
-    q: Tensor, k: Tensor, topk: int, scale: float
-) -> Tuple[Tensor, Tensor]:
-    """Choose the regions that each region attends to.
-
-    A region is described by the mean of its queries and the mean of its keys;
-    the affinity of two regions is the scaled product of these. The choice has
-    no gradient, as in the authors' default.
+def region_means(x: Tensor, n_win: int) -> Tensor:
+    """Describe every region by the mean over its tokens (equation 3).
 
     Args:
-        q (Tensor): Queries of shape (N, S*S, T, C).
-        k (Tensor): Keys of the same shape.
+        x (Tensor): Map of shape (N, H, W, C), where S divides H and W.
+        n_win (int): Regions per side, S.
+
+    Returns:
+        Tensor: Descriptors of shape (N, S*S, C), without gradient.
+    """
+    n, height, width, channels = x.shape
+    x = x.view(n, n_win, height // n_win, n_win, width // n_win, channels)
+    return x.mean((2, 4)).flatten(1, 2)
+
+
+@torch.no_grad()
+def route(
+    queries: Tensor, keys: Tensor, topk: int, scale: float
+) -> Tuple[Tensor, Tensor]:
+    """Choose the regions that each region attends to (equations 4 and 5).
+
+    The affinity of two regions is the scaled product of the mean query of one
+    and the mean key of the other. The choice has no gradient, as in the
+    authors' default.
+
+    Args:
+        queries (Tensor): Mean queries of the regions, of shape (N, S*S, C).
+        keys (Tensor): Their mean keys, of the same shape.
         topk (int): Regions to choose, between 1 and S*S.
         scale (float): Factor on the affinities.
 
@@ -26,6 +42,6 @@ def route(
         tuple[Tensor, Tensor]: The routed regions as int64 indices, by falling
         affinity, and their affinities, both of shape (N, S*S, topk).
     """
-    affinity = (q.mean(2) * scale) @ k.mean(2).transpose(-2, -1)
+    affinity = (queries * scale) @ keys.transpose(-2, -1)
     affinity, routing = affinity.topk(topk, dim=-1)
     return routing, affinity

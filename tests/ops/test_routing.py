@@ -1,13 +1,18 @@
 import torch
 
-from mmbiformer.ops import route
+from mmbiformer.ops import map_to_regions, region_means, route
+
+
+def test_the_descriptor_is_the_mean_of_a_region():
+    x = torch.randn(2, 6, 9, 4).double()
+    expected = map_to_regions(x, 3).mean(2)
+    torch.testing.assert_close(region_means(x, 3), expected)
 
 
 def test_identical_far_apart_regions_are_routed_to_each_other():
     torch.manual_seed(0)
-    x = 0.1 * torch.randn(1, 16, 4, 8)
-    patch = torch.randn(4, 8) + 1
-    x[0, 0] = x[0, 15] = patch
+    x = 0.1 * torch.randn(1, 16, 8)
+    x[0, 0] = x[0, 15] = torch.randn(8) + 1
     routing, affinity = route(x, x, topk=2, scale=1.0)
     assert set(routing[0, 0].tolist()) == {0, 15}
     assert set(routing[0, 15].tolist()) == {0, 15}
@@ -15,18 +20,18 @@ def test_identical_far_apart_regions_are_routed_to_each_other():
 
 
 def test_affinity_is_the_scaled_product_of_the_means():
-    q, k = torch.randn(2, 2, 9, 5, 4).double()
+    q, k = torch.randn(2, 2, 9, 4).double()
     routing, affinity = route(q, k, topk=9, scale=0.25)
     for n in range(2):
         for i in range(9):
             for j in range(9):
-                expected = 0.25 * (
-                    q[n, i].mean(0) @ k[n, routing[n, i, j]].mean(0)
-                )
+                expected = 0.25 * (q[n, i] @ k[n, routing[n, i, j]])
                 torch.testing.assert_close(affinity[n, i, j], expected)
 
 
 def test_routing_has_no_gradient():
-    q = torch.randn(1, 4, 3, 2, requires_grad=True)
-    _, affinity = route(q, q, topk=2, scale=1.0)
+    x = torch.randn(1, 4, 6, 2, requires_grad=True)
+    descriptors = region_means(x, 2)
+    assert not descriptors.requires_grad
+    _, affinity = route(x.flatten(1, 2), x.flatten(1, 2), topk=2, scale=1.0)
     assert not affinity.requires_grad
