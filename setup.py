@@ -1,9 +1,10 @@
 """Packaging; the folder ``.mim`` follows OpenMMLab's MIM."""
 
+import platform
 import shutil
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
@@ -24,6 +25,32 @@ def read_requirements(name: str) -> list:
         line
         for line in map(str.strip, lines)
         if line and not line.startswith('#')
+    ]
+
+
+def native_extensions() -> list:
+    """Return the compiled attention, for each kind of vector unit.
+
+    Not modules of Python: plain libraries of C++, which need neither torch
+    nor its headers, and OpenMP's symbols as torch brings them. Without a
+    compiler that knows them, mmbiformer installs and runs without.
+    """
+    flags = {'': []}
+    if platform.machine().lower() in ('x86_64', 'amd64'):
+        flags['_avx2'] = ['-mavx2', '-mfma']
+        flags['_avx512'] = [
+            f'-mavx512{part}' for part in ('f', 'bw', 'dq', 'vl')
+        ] + ['-mfma']
+    common = ['-O3', '-g0', '-std=c++17', '-fopenmp', '-Wno-psabi']
+    return [
+        Extension(
+            f'mmbiformer.ops.backends._native{name}',
+            ['mmbiformer/ops/backends/native.cpp'],
+            extra_compile_args=common + flags[name],
+            language='c++',
+            optional=True,
+        )
+        for name in flags
     ]
 
 
@@ -69,6 +96,7 @@ setup(
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
+    ext_modules=native_extensions(),
     packages=find_packages(include=('mmbiformer', 'mmbiformer.*')),
     python_requires='>=3.10',
     # Neither torch nor any package of OpenMMLab: the originals and their

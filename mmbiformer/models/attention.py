@@ -34,9 +34,19 @@ class QKVLinear(nn.Module):
         super().__init__()
         self.qkv = nn.Linear(dim, 3 * dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., C) to (..., 3 * C)."""
-        return self.qkv(x)
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Return three maps, each of its own memory, without copies.
+
+        Args:
+            x (Tensor): Map of shape (N, H, W, C).
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor]: Queries, keys and values, each of
+            the shape of ``x``.
+        """
+        weights, biases = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
+        q, k, v = map(F.linear, (x, x, x), weights, biases)
+        return q, k, v
 
 
 class TopkRouting(nn.Module):
@@ -131,8 +141,7 @@ class BiLevelRoutingAttention(nn.Module):
         """
         height, width = x.shape[1:3]
         # Padded before the linear layer, so that padding carries its biases.
-        qkv = self.qkv(pad_to_regions(x, self.n_win))
-        q, k, v = qkv.chunk(3, dim=-1)
+        q, k, v = self.qkv(pad_to_regions(x, self.n_win))
         routing, _ = self.router(
             region_means(q, self.n_win), region_means(k, self.n_win)
         )

@@ -3,6 +3,7 @@
 from typing import Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -17,9 +18,8 @@ def region_means(x: Tensor, n_win: int) -> Tensor:
     Returns:
         Tensor: Descriptors of shape (N, S*S, C), without gradient.
     """
-    n, height, width, channels = x.shape
-    x = x.view(n, n_win, height // n_win, n_win, width // n_win, channels)
-    return x.mean((2, 4)).flatten(1, 2)
+    region = x.shape[1] // n_win, x.shape[2] // n_win
+    return F.avg_pool2d(x.permute(0, 3, 1, 2), region).flatten(2).mT
 
 
 @torch.no_grad()

@@ -148,6 +148,7 @@ def fingerprint() -> str:
         Path(__file__),
         BUILD_MMCV,
         ROOT / 'setup.py',
+        ROOT / 'mmbiformer/ops/backends/native.cpp',
         *sorted((ROOT / 'requirements').glob('*.txt')),
     ]:
         digest.update(path.read_bytes())

@@ -1,0 +1,1 @@
+"""Implementations of routed attention, a file each; all take the same."""

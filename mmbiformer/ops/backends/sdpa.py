@@ -1,0 +1,79 @@
+"""Routed attention by torch's fused attention, on any device and type."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..regions import map_to_regions, regions_to_map
+
+GATHERED_BYTES = 2**28
+"""int: Keys and values that may be gathered at a time, in bytes."""
+GATHERED_BYTES_IN_CACHE = 2**22
+"""int: The same on a CPU without gradients, where memory that stays in the
+cache is faster than few calls."""
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    routing: Tensor,
+    num_heads: int,
+    scale: float,
+) -> Tensor:
+    """Gather whole regions, as many at a time as the budget allows.
+
+    With gradients, keys and values are gathered anew in the backward pass:
+    nothing of topk times the map is kept.
+    """
+    size, n_win = q.shape[1:3], math.isqrt(routing.shape[1])
+    q, k, v = (map_to_regions(x, n_win) for x in (q, k, v))
+    n, regions, tokens, channels = q.shape
+    # Regions of all images in one row.
+    offset = torch.arange(0, n * regions, regions, device=q.device)
+    index = (routing + offset.view(-1, 1, 1)).flatten(0, 1)
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+
+    def attend_some(q: Tensor, k: Tensor, v: Tensor, index: Tensor) -> Tensor:
+        def split_heads(x: Tensor) -> Tensor:
+            x = x.reshape(len(q), -1, num_heads, channels // num_heads)
+            return x.transpose(1, 2)
+
+        # Whole regions are contiguous in memory: one copy each.
+        index = index.flatten()
+        out = F.scaled_dot_product_attention(
+            split_heads(q),
+            split_heads(k.index_select(0, index)),
+            split_heads(v.index_select(0, index)),
+            scale=scale,
+        )
+        return out.transpose(1, 2).reshape(q.shape)
+
+    needs_grad = torch.is_grad_enabled() and (
+        q.requires_grad or k.requires_grad or v.requires_grad
+    )
+    in_cache = q.device.type == 'cpu' and not (
+        needs_grad or torch.compiler.is_compiling()
+    )
+    budget = GATHERED_BYTES_IN_CACHE if in_cache else GATHERED_BYTES
+    region_bytes = 2 * tokens * channels * q.element_size()
+    step = max(1, budget // (index.shape[1] * region_bytes))
+    outs = []
+    for start in range(0, n * regions, step):
+        some = q[start : start + step], k, v, index[start : start + step]
+        if needs_grad:
+            some = checkpoint(
+                attend_some,
+                *some,
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+        else:
+            some = attend_some(*some)
+        outs.append(some)
+    out = outs[0] if len(outs) == 1 else torch.cat(outs)
+    out = out.view(n, regions, tokens, channels)
+    return regions_to_map(out, size, n_win)
