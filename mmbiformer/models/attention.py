@@ -2,6 +2,7 @@
 
 from typing import Tuple
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,6 +19,20 @@ from mmbiformer.ops import (
 def _depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Apply a convolution to a channels-last map."""
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """Add to a tensor that nobody else needs, in its memory if possible.
+
+    Args:
+        x (Tensor): Tensor of any shape; overwritten where no gradient needs
+            it.
+        y (Tensor): Tensor of the same shape.
+
+    Returns:
+        Tensor: The sum.
+    """
+    return x + y if torch.is_grad_enabled() else x.add_(y)
 
 
 class QKVLinear(nn.Module):
@@ -148,7 +163,7 @@ class BiLevelRoutingAttention(nn.Module):
         out = routed_attention(
             q, k, v, routing, self.num_heads, self.scale, self.attn_backend
         )
-        out = out + _depthwise(self.lepe, v)
+        out = add(out, _depthwise(self.lepe, v))
         return self.wo(out[:, :height, :width])
 
     def extra_repr(self) -> str:
@@ -198,4 +213,4 @@ class GlobalAttention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v)
         out = out.transpose(1, 2).reshape(n, height, width, dim)
-        return self.proj(out + _depthwise(self.lepe, x))
+        return self.proj(add(out, _depthwise(self.lepe, x)))

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .attention import BiLevelRoutingAttention, GlobalAttention
+from .attention import BiLevelRoutingAttention, GlobalAttention, add
 from .pretrained import load_pretrained
 
 NUM_STAGES = 4
@@ -56,6 +56,42 @@ def _check_init_cfg(init_cfg: object) -> None:
             )
 
 
+class MLP(nn.Sequential):
+    """Two linear layers with GELU between them, token by token.
+
+    Args:
+        dim (int): Channels, C.
+        hidden (int): Channels between the layers.
+    """
+
+    HIDDEN_BYTES = 2**22
+    """int: Hidden values computed at a time where no gradient needs them, in
+    bytes. Small memory is used again, large memory asked for anew."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__(
+            nn.Linear(dim, hidden),
+            # The released checkpoints name the second linear layer mlp.3.
+            nn.Identity(),
+            nn.GELU(),
+            nn.Linear(hidden, dim),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., C) to (..., C)."""
+        forward = super().forward
+        step = self.HIDDEN_BYTES // (self[0].out_features * x.element_size())
+        if (
+            x.device.type != 'cpu'
+            or torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or x.shape[:-1].numel() <= step
+        ):
+            return forward(x)
+        parts = x.flatten(0, -2).split(step)
+        return torch.cat([forward(part) for part in parts]).view(x.shape)
+
+
 class BiFormerBlock(nn.Module):
     """One block: position, attention, MLP, each on a residual branch.
 
@@ -78,14 +114,7 @@ class BiFormerBlock(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = attn
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        hidden = int(mlp_ratio * dim)
-        self.mlp = nn.Sequential(
-            nn.Linear(dim, hidden),
-            # The released checkpoints name the second linear layer mlp.3.
-            nn.Identity(),
-            nn.GELU(),
-            nn.Linear(hidden, dim),
-        )
+        self.mlp = MLP(dim, int(mlp_ratio * dim))
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,8 +128,8 @@ class BiFormerBlock(nn.Module):
         """
         x = x + self.pos_embed(x)
         x = x.permute(0, 2, 3, 1)
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        x = x + self.drop_path(self.mlp(self.norm2(x)))
+        x = add(x, self.drop_path(self.attn(self.norm1(x))))
+        x = add(x, self.drop_path(self.mlp(self.norm2(x))))
         return x.permute(0, 3, 1, 2)
 
 
@@ -355,6 +384,8 @@ class BiFormer(BaseModule):
                 'BiFormer takes images of shape (N, 3, H, W), '
                 f'got {tuple(x.shape)}'
             )
+        # The layout of the linear layers; the convolutions keep it.
+        x = x.contiguous(memory_format=torch.channels_last)
         outs = []
         for i in range(len(self.stages)):
             x = self.downsample_layers[i](x)

@@ -5,6 +5,7 @@ as an operator of its own, so that ``torch.compile`` and ``torch.export`` take
 it as it is.
 """
 
+import contextlib
 import ctypes
 import math
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -27,17 +28,18 @@ def _load() -> Optional[ctypes.CDLL]:
     # names none, and takes the one that is loaded for all.
     runtimes = [*Path(torch.__file__).parent.glob('lib/libgomp*.so*')]
     for runtime in [*runtimes, 'libgomp.so.1']:
-        try:
+        with contextlib.suppress(OSError):
             ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
             break
-        except OSError:
-            continue
-    for name in (f'_native_{capability}', '_native'):
-        for suffix in EXTENSION_SUFFIXES:
-            try:
-                return ctypes.CDLL(str(here / f'{name}{suffix}'))
-            except OSError:
-                continue
+    names = (f'_native_{capability}', '_native')
+    files = [
+        here / f'{name}{suffix}'
+        for name in names
+        for suffix in EXTENSION_SUFFIXES
+    ]
+    for file in filter(Path.is_file, files):
+        with contextlib.suppress(OSError):
+            return ctypes.CDLL(str(file))
     return None
 
 
