@@ -24,7 +24,7 @@
 namespace {
 
 constexpr int64_t kQueries = 64;   // of a tile
-constexpr int64_t kKeys = 256;     // of a tile
+constexpr int64_t kKeys = 64;     // of a tile
 #if defined(__AVX512F__)
 constexpr int64_t kVectorBytes = 64;
 #elif defined(__AVX__)
@@ -54,18 +54,22 @@ struct Shape {
   INLINE int64_t tokens() const { return height / n_win * (width / n_win); }
 };
 
-struct Region {
-  int64_t first, height, width, map_width;
-  // Index in the map of token t.
-  INLINE int64_t operator[](int64_t t) const {
-    return first + t / width * map_width + t % width;
-  }
-};
+// The tokens of a region, by their index in the map, row by row.
+INLINE int64_t* list_region(const Shape& s, int64_t n, int64_t r,
+                            int64_t* tokens) {
+  const int64_t height = s.height / s.n_win, width = s.width / s.n_win;
+  int64_t row = (n * s.height + r / s.n_win * height) * s.width +
+                r % s.n_win * width;
+  for (int64_t y = 0; y < height; ++y, row += s.width)
+    for (int64_t x = 0; x < width; ++x) *tokens++ = row + x;
+  return tokens;
+}
 
-INLINE Region region_of(const Shape& s, int64_t n, int64_t r) {
-  int64_t h = s.height / s.n_win, w = s.width / s.n_win;
-  int64_t y = n * s.height + r / s.n_win * h, x = r % s.n_win * w;
-  return {y * s.width + x, h, w, s.width};
+// The tokens of all regions that a region, nr of all images, is routed to.
+INLINE void list_routed(const Shape& s, const int64_t* routing, int64_t nr,
+                        int64_t* tokens) {
+  for (int64_t j = 0; j < s.topk; ++j)
+    tokens = list_region(s, nr / s.regions(), routing[nr * s.topk + j], tokens);
 }
 
 template <class T>
@@ -182,44 +186,19 @@ class Buffer {
   T* data_;
 };
 
-// A region and the tokens, by their index in the map, of all regions that it
-// is routed to.
-INLINE void list_routed(const Shape& s, const int64_t* routing, int64_t nr,
-                        int64_t* routed) {
-  for (int64_t j = 0; j < s.topk; ++j) {
-    const Region region = region_of(s, nr / s.regions(), routing[nr * s.topk + j]);
-    for (int64_t y = 0; y < region.height; ++y)
-      for (int64_t x = 0; x < region.width; ++x)
-        *routed++ = region.first + y * region.map_width + x;
-  }
-}
-
-// Queries of a tile: tokens of one region.
-struct Block {
-  Region region;
-  int64_t first, count, lanes;
-  INLINE int64_t operator[](int64_t t) const { return region[first + t]; }
-};
-
-template <class T>
-INLINE Block block_of(const Shape& s, const Region& region, int64_t first) {
-  const int64_t count = std::min(kQueries, s.tokens() - first);
-  return {region, first, count, (count + kLanes<T> - 1) / kLanes<T> * kLanes<T>};
-}
-
 // Tokens side by side: out[d][t] = scale * x[t][d]. Lanes behind the last
 // token repeat it.
 template <class T>
-INLINE void load_columns(const Block& block, int64_t head_dim, const T* x,
-                         int64_t stride, T scale, T* out) {
-  for (int64_t t = 0; t < block.lanes; ++t) {
-    const T* row = x + block[std::min(t, block.count - 1)] * stride;
-    for (int64_t d = 0; d < head_dim; ++d)
-      out[d * kQueries + t] = scale * row[d];
+INLINE void load_columns(const int64_t* tokens, int64_t count, int64_t lanes,
+                         int64_t head_dim, const T* x, int64_t stride, T scale,
+                         T* out) {
+  for (int64_t t = 0; t < lanes; ++t) {
+    const T* row = x + tokens[std::min(t, count - 1)] * stride;
+    for (int64_t d = 0; d < head_dim; ++d) out[d * lanes + t] = scale * row[d];
   }
 }
 
-// tile[i][t]: token i of the table times column t.
+// tile[i][t]: token i times column t.
 template <class T>
 INLINE void multiply_rows(const int64_t* tokens, int64_t count, int64_t lanes,
                           int64_t head_dim, const T* x, int64_t stride,
@@ -227,8 +206,14 @@ INLINE void multiply_rows(const int64_t* tokens, int64_t count, int64_t lanes,
   multiply<T>(
       count, lanes, head_dim,
       [&](int64_t i, int64_t d) ALWAYS { return x[tokens[i] * stride + d]; },
-      [&](int64_t d) ALWAYS { return columns + d * kQueries; },
-      [&](int64_t i) ALWAYS { return tile + i * kQueries; }, false);
+      [&](int64_t d) ALWAYS { return columns + d * lanes; },
+      [&](int64_t i) ALWAYS { return tile + i * lanes; }, false);
+}
+
+// Whole vectors for a number of queries.
+template <class T>
+INLINE int64_t lanes_for(int64_t queries) {
+  return (queries + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
 }
 
 // One step of the online softmax: products become exponentials; what was
@@ -240,9 +225,9 @@ INLINE void exponentiate(int64_t count, int64_t lanes, T* tile, T* high,
     const Vector<T> before = load(high + t);
     Vector<T> top = before, sum = {};
     for (int64_t i = 0; i < count; ++i)
-      top = maximum(top, load(tile + i * kQueries + t));
+      top = maximum(top, load(tile + i * lanes + t));
     for (int64_t i = 0; i < count; ++i) {
-      T* p = tile + i * kQueries + t;
+      T* p = tile + i * lanes + t;
       const Vector<T> weight = exponential(load(p) - top);
       store(p, weight);
       sum += weight;
@@ -260,40 +245,45 @@ void forward(const Shape& s, const T* q, const T* k, const T* v,
              const int64_t* routing, T scale, T* out, T* lse, int64_t begin,
              int64_t end) {
   const int64_t D = s.head_dim, keys = s.topk * s.tokens();
-  Buffer<int64_t> routed(keys);
+  Buffer<int64_t> own(s.tokens()), routed(keys);
   Buffer<T> columns(D * kQueries), tile(kKeys * kQueries), sums(kQueries * D);
   Buffer<T> high(kQueries), total(kQueries), shrink(kQueries);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t nr = task / s.heads, channel = task % s.heads * D;
-    if (task == begin || channel == 0) list_routed(s, routing, nr, routed);
-    const Region region = region_of(s, nr / s.regions(), nr % s.regions());
+    if (task == begin || channel == 0) {
+      list_region(s, nr / s.regions(), nr % s.regions(), own);
+      list_routed(s, routing, nr, routed);
+    }
     for (int64_t first = 0; first < s.tokens(); first += kQueries) {
-      const Block block = block_of<T>(s, region, first);
-      load_columns<T>(block, D, q + channel, s.q_stride, scale, columns);
+      const int64_t* mine = own + first;
+      const int64_t queries = std::min(kQueries, s.tokens() - first);
+      const int64_t lanes = lanes_for<T>(queries);
+      load_columns<T>(mine, queries, lanes, D, q + channel, s.q_stride, scale,
+                      columns);
       std::fill_n(static_cast<T*>(high), kQueries,
                   -std::numeric_limits<T>::infinity());
       std::fill_n(static_cast<T*>(total), kQueries, T(0));
       for (int64_t from = 0; from < keys; from += kKeys) {
         const int64_t count = std::min(kKeys, keys - from);
         const int64_t* tokens = routed + from;
-        multiply_rows<T>(tokens, count, block.lanes, D, k + channel,
+        multiply_rows<T>(tokens, count, lanes, D, k + channel,
                          s.k_stride, columns, tile);
-        exponentiate<T>(count, block.lanes, tile, high, total, shrink);
+        exponentiate<T>(count, lanes, tile, high, total, shrink);
         if (from)
-          for (int64_t t = 0; t < block.count; ++t)
+          for (int64_t t = 0; t < queries; ++t)
             for (int64_t d = 0; d < D; ++d) sums[t * D + d] *= shrink[t];
         multiply<T>(
-            block.count, D, count,
-            [&](int64_t t, int64_t i) ALWAYS { return tile[i * kQueries + t]; },
+            queries, D, count,
+            [&](int64_t t, int64_t i) ALWAYS { return tile[i * lanes + t]; },
             [&](int64_t i) ALWAYS {
               return v + tokens[i] * s.v_stride + channel;
             },
             [&](int64_t t) ALWAYS { return sums + t * D; }, from > 0);
       }
-      for (int64_t t = 0; t < block.count; ++t) {
-        T* row = out + block[t] * s.dim() + channel;
+      for (int64_t t = 0; t < queries; ++t) {
+        T* row = out + mine[t] * s.dim() + channel;
         for (int64_t d = 0; d < D; ++d) row[d] = sums[t * D + d] / total[t];
-        lse[block[t] * s.heads + channel / D] = high[t] + std::log(total[t]);
+        lse[mine[t] * s.heads + channel / D] = high[t] + std::log(total[t]);
       }
     }
   }
@@ -307,21 +297,25 @@ void backward(const Shape& s, const T* q, const T* k, const T* v,
               const T* grad, T* grad_q, T* grad_k, T* grad_v, int64_t begin,
               int64_t end) {
   const int64_t D = s.head_dim, C = s.dim(), keys = s.topk * s.tokens();
-  Buffer<int64_t> routed(keys);
+  Buffer<int64_t> own(s.tokens()), routed(keys);
   Buffer<T> columns(D * kQueries), grad_columns(D * kQueries);
   Buffer<T> weights(kKeys * kQueries), grad_products(kKeys * kQueries);
   Buffer<T> log_total(kQueries), delta(kQueries);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t n = task / s.heads, channel = task % s.heads * D;
     for (int64_t nr = n * s.regions(); nr < (n + 1) * s.regions(); ++nr) {
+      list_region(s, n, nr % s.regions(), own);
       list_routed(s, routing, nr, routed);
-      const Region region = region_of(s, n, nr % s.regions());
       for (int64_t first = 0; first < s.tokens(); first += kQueries) {
-        const Block block = block_of<T>(s, region, first);
-        load_columns<T>(block, D, q + channel, s.q_stride, scale, columns);
-        load_columns<T>(block, D, grad + channel, C, T(1), grad_columns);
-        for (int64_t t = 0; t < block.lanes; ++t) {
-          const int64_t token = block[std::min(t, block.count - 1)];
+        const int64_t* mine = own + first;
+        const int64_t queries = std::min(kQueries, s.tokens() - first);
+        const int64_t lanes = lanes_for<T>(queries);
+        load_columns<T>(mine, queries, lanes, D, q + channel, s.q_stride,
+                        scale, columns);
+        load_columns<T>(mine, queries, lanes, D, grad + channel, C, T(1),
+                        grad_columns);
+        for (int64_t t = 0; t < lanes; ++t) {
+          const int64_t token = mine[std::min(t, queries - 1)];
           log_total[t] = lse[token * s.heads + channel / D];
           delta[t] = 0;
           for (int64_t d = channel; d < channel + D; ++d)
@@ -330,46 +324,46 @@ void backward(const Shape& s, const T* q, const T* k, const T* v,
         for (int64_t from = 0; from < keys; from += kKeys) {
           const int64_t count = std::min(kKeys, keys - from);
           const int64_t* tokens = routed + from;
-          multiply_rows<T>(tokens, count, block.lanes, D, k + channel,
+          multiply_rows<T>(tokens, count, lanes, D, k + channel,
                            s.k_stride, columns, weights);
-          multiply_rows<T>(tokens, count, block.lanes, D, v + channel,
+          multiply_rows<T>(tokens, count, lanes, D, v + channel,
                            s.v_stride, grad_columns, grad_products);
           for (int64_t i = 0; i < count; ++i)
-            for (int64_t t = 0; t < block.lanes; t += kLanes<T>) {
-              T* p = weights + i * kQueries + t;
-              T* g = grad_products + i * kQueries + t;
+            for (int64_t t = 0; t < lanes; t += kLanes<T>) {
+              T* p = weights + i * lanes + t;
+              T* g = grad_products + i * lanes + t;
               const Vector<T> weight =
                   exponential(load(p) - load(log_total + t));
               store(p, weight);
               store(g, scale * weight * (load(g) - load(delta + t)));
             }
           multiply<T>(
-              count, D, block.count,
+              count, D, queries,
               [&](int64_t i, int64_t t) ALWAYS {
-                return weights[i * kQueries + t];
+                return weights[i * lanes + t];
               },
-              [&](int64_t t) ALWAYS { return grad + block[t] * C + channel; },
+              [&](int64_t t) ALWAYS { return grad + mine[t] * C + channel; },
               [&](int64_t i) ALWAYS { return grad_v + tokens[i] * C + channel; },
               true);
           multiply<T>(
-              count, D, block.count,
+              count, D, queries,
               [&](int64_t i, int64_t t) ALWAYS {
-                return grad_products[i * kQueries + t];
+                return grad_products[i * lanes + t];
               },
               [&](int64_t t) ALWAYS {
-                return q + block[t] * s.q_stride + channel;
+                return q + mine[t] * s.q_stride + channel;
               },
               [&](int64_t i) ALWAYS { return grad_k + tokens[i] * C + channel; },
               true);
           multiply<T>(
-              block.count, D, count,
+              queries, D, count,
               [&](int64_t t, int64_t i) ALWAYS {
-                return grad_products[i * kQueries + t];
+                return grad_products[i * lanes + t];
               },
               [&](int64_t i) ALWAYS {
                 return k + tokens[i] * s.k_stride + channel;
               },
-              [&](int64_t t) ALWAYS { return grad_q + block[t] * C + channel; },
+              [&](int64_t t) ALWAYS { return grad_q + mine[t] * C + channel; },
               from > 0);
         }
       }
