@@ -2,6 +2,8 @@
 
 from .drawing import draw_routing, draw_stages, to_image
 from .geometry import ImageGeometry, RegionGrid
+from .page import write_page
+from .points import default_points, object_points
 from .recording import (
     LayerRecord,
     RoutingRecords,
@@ -16,12 +18,15 @@ __all__ = [
     'LayerRecord',
     'RegionGrid',
     'RoutingRecords',
+    'default_points',
     'draw_routing',
     'draw_stages',
     'find_layers',
+    'object_points',
     'record_routing',
     'region_usage',
     'resolve_layer',
     'routing_statistics',
     'to_image',
+    'write_page',
 ]

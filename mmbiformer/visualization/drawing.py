@@ -183,9 +183,9 @@ def _draw_regions(
     affinity = record.affinity[index, region].float().cpu().numpy()
     norm = Normalize(affinity.min(), affinity.max())
     # A single affinity is the highest.
-    shades = norm(affinity) if norm.vmin < norm.vmax else affinity >= norm.vmax
-    colors = matplotlib.colormaps[COLOR_MAP](np.asarray(shades, dtype=float))
-    for target, color in zip(routed, colors):
+    shades = norm(affinity) if norm.vmin < norm.vmax else affinity * 0 + 1
+    colors = matplotlib.colormaps[COLOR_MAP](shades)
+    for target, color in zip(routed, colors, strict=True):
         box = record.grid.region_box(target, geometry)
         _add_box(axes, box, facecolor=color, alpha=0.72, linewidth=0)
         _add_box(axes, box, fill=False, edgecolor='white', linewidth=0.8)

@@ -36,6 +36,7 @@ class ImageGeometry:
     flip_direction: Optional[str] = None
 
     def __post_init__(self) -> None:
+        """Refuse an unknown flip."""
         if self.flip_direction not in _FLIPS:
             raise ValueError(
                 f'flip_direction must be one of {_FLIPS}, got '
