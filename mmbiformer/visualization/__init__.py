@@ -1,6 +1,6 @@
 """Pictures of what the model looks at: routed regions and attention."""
 
-from .drawing import draw_routing, draw_stages, to_image
+from .drawing import draw_routing, draw_stages, draw_usage, to_image
 from .geometry import ImageGeometry, RegionGrid
 from .page import write_page
 from .points import default_points, object_points
@@ -21,6 +21,7 @@ __all__ = [
     'default_points',
     'draw_routing',
     'draw_stages',
+    'draw_usage',
     'find_layers',
     'object_points',
     'record_routing',

@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 
 from .geometry import ImageGeometry
 from .recording import LayerRecord
+from .statistics import region_usage
 
 COLOR_MAP = 'viridis'
 """str: Told apart by colour-blind readers, and brighter means more."""
@@ -417,6 +418,29 @@ def draw_stages(
                 *canvas.left_of(row + offset, 1), text, fontsize=8,
                 rotation=90, ha='right', va='center',
             )  # fmt: skip
+    return canvas.figure
+
+
+def draw_usage(records: Sequence[LayerRecord]) -> Figure:
+    """Draw how often each region is chosen, a panel for each layer.
+
+    Args:
+        records (Sequence[LayerRecord]): What the layers did; they have
+            routing.
+
+    Returns:
+        Figure: The picture: S x S cells in each panel, coloured by the share
+        of regions that are routed to the cell's, as a mean over the images.
+    """
+    canvas = _Canvas((1, 1), 1, [True] * len(records))
+    for column, record in enumerate(records):
+        n_win = record.grid.n_win
+        usage = region_usage(record.routing).mean(0).view(n_win, n_win)
+        usage = usage.cpu().numpy()
+        norm = Normalize(0, usage.max())
+        axes = canvas.add_panel(0, column, _describe(record))
+        axes.imshow(usage, cmap=COLOR_MAP, norm=norm, extent=(0, 1, 1, 0))
+        canvas.add_bar(0, column, norm, percent=True)
     return canvas.figure
 
 

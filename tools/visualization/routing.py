@@ -26,8 +26,7 @@ from mmbiformer.visualization import (
     resolve_layer,
     write_page,
 )
-
-SUFFIXES = ('.png', '.pdf', '.svg')
+from mmbiformer.visualization.output import PICTURES, check_output
 
 
 def parse_point(text: str) -> Tuple[float, float]:
@@ -81,7 +80,7 @@ def parse_args() -> argparse.Namespace:
         '--out',
         type=Path,
         metavar='FILE',
-        help=f'picture to write ({", ".join(SUFFIXES)}); without it and '
+        help=f'picture to write, {PICTURES}; without it and '
         '--html: routing.png',
     )
     parser.add_argument(
@@ -102,22 +101,6 @@ def parse_args() -> argparse.Namespace:
         help='override settings of the config',
     )
     return parser.parse_args()
-
-
-def check_output(argument: str, path: Path, suffixes: Tuple[str, ...]) -> None:
-    """Refuse a file that cannot or should not be written."""
-    if path.suffix.lower() not in suffixes:
-        raise ValueError(
-            f'{argument} must end in {" or ".join(suffixes)}, got '
-            f'{argument}={str(path)!r}'
-        )
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f'{argument}={str(path)!r}: there is no folder '
-            f'{str(path.parent.resolve())!r}'
-        )
-    if path.is_dir():
-        raise IsADirectoryError(f'{argument}={str(path)!r} is a folder')
 
 
 def read_image(path: str) -> np.ndarray:
@@ -165,7 +148,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out is None and args.html is None:
         args.out = Path('routing.png')
     if args.out is not None:
-        check_output('--out', args.out, SUFFIXES)
+        check_output('--out', args.out)
         if args.out.exists() and args.out.samefile(args.image):
             raise ValueError(
                 f'--out={str(args.out)!r} would overwrite the image'
