@@ -198,7 +198,7 @@ def draw_curves(
             f'keys={unknown} were not logged; logged were {sorted(known)}'
         )
     panels = [(key, [key]) for key in keys] if keys else _panels(runs)
-    columns = min(3, len(panels))
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(
         figsize=(columns * _PANEL[0], rows * _PANEL[1] + 0.4),
@@ -250,7 +250,12 @@ def _draw_panel(
             )  # fmt: skip
     axes.set_xlabel(' or '.join(sorted(units)), fontsize=9)
     axes.tick_params(labelsize=8)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.set_xlim(left=0)
+    if axes.dataLim.ymin > 0:
+        axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(
+        MaxNLocator(nbins=6, integer=True, min_n_ticks=1)
+    )
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
     if len(keys) > 1:
