@@ -70,6 +70,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=('mmbiformer', 'mmbiformer.*')),
+    package_data={'mmbiformer.visualization': ['page.html']},
     python_requires='>=3.10',
     # Neither torch nor any package of OpenMMLab: the originals and their
     # maintained forks share import names and must not be installed together.

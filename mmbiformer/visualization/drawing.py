@@ -23,9 +23,11 @@ QUERY_COLOR = '#D55E00'
 
 Point = Tuple[float, float]
 
-# Inches. Panels of all shapes get about the same area.
+# Inches. Panels of all shapes get about the same area, and each a place that
+# is large enough for its labels.
 _PANEL_AREA = 2.3**2
-_PANEL_SIDES = (1.2, 4.0)
+_MAX_SIDE = 4.0
+_PLACE = (1.95, 0.85)
 _GAP = 0.12
 _TITLE = 0.46
 _ROW_LABEL = 0.28
@@ -47,15 +49,13 @@ class _Canvas:
     ) -> None:
         ratio = size[1] / size[0]
         width, height = np.sqrt([_PANEL_AREA * ratio, _PANEL_AREA / ratio])
-        scale = np.clip(1, _PANEL_SIDES[0] / height, _PANEL_SIDES[1] / width)
+        scale = min(1, _MAX_SIDE / max(width, height))
         self.panel = (width * scale, height * scale)
-        widths = [self.panel[0] + bar * _COLOR_BAR for bar in bars]
-        self.lefts = _ROW_LABEL + np.cumsum([0, *widths[:-1]])
-        self.lefts += _GAP * np.arange(len(bars))
-        total = (
-            self.lefts[-1] + widths[-1] + _GAP,
-            _TITLE + rows * (self.panel[1] + _GAP),
-        )
+        place_width, self.row = np.maximum(self.panel, _PLACE) + (0, _GAP)
+        widths = place_width + _GAP + _COLOR_BAR * np.array(bars)
+        lefts = _ROW_LABEL + np.cumsum([0, *widths[:-1]])
+        self.lefts = lefts + (place_width - self.panel[0]) / 2
+        total = (_ROW_LABEL + widths.sum(), _TITLE + rows * self.row)
         self.figure = Figure(figsize=total, dpi=_DPI, facecolor='white')
         FigureCanvasAgg(self.figure)
         self.total = total
@@ -76,10 +76,13 @@ class _Canvas:
             )
         )
 
-    def add_panel(self, row: int, column: int, title: str = '') -> Axes:
+    def _top(self, row: float) -> float:
+        """Return the upper edge of the panels in a row, in inches."""
+        return _TITLE + row * self.row + (self.row - _GAP - self.panel[1]) / 2
+
+    def add_panel(self, row: float, column: int, title: str = '') -> Axes:
         """Add a panel in pixels of the image."""
-        top = _TITLE + row * (self.panel[1] + _GAP)
-        axes = self._add_axes(self.lefts[column], top, *self.panel)
+        axes = self._add_axes(self.lefts[column], self._top(row), *self.panel)
         axes.set(
             xlim=(0, self.size[1]), ylim=(self.size[0], 0), xticks=[],
             yticks=[],
@@ -88,20 +91,19 @@ class _Canvas:
             axes.set_title(title, fontsize=9, pad=5)
         return axes
 
-    def left_of(self, row: int, column: int) -> Tuple[float, float]:
+    def left_of(self, row: float, column: int) -> Tuple[float, float]:
         """Return the place to the left of a panel, in shares of the figure."""
-        top = _TITLE + row * (self.panel[1] + _GAP) + self.panel[1] / 2
+        top = self._top(row) + self.panel[1] / 2
         left = self.lefts[column] - 0.07
         return (left / self.total[0], 1 - top / self.total[1])
 
     def add_bar(
-        self, row: int, column: int, norm: Normalize, percent: bool
+        self, row: float, column: int, norm: Normalize, percent: bool
     ) -> None:
         """Add the colour bar of a panel."""
         width, height = self.panel
-        top = _TITLE + row * (height + _GAP)
         left = self.lefts[column] + width + 0.05
-        axes = self._add_axes(left, top, 0.09, height)
+        axes = self._add_axes(left, self._top(row), 0.09, height)
         ends = [(norm.vmax, 1, 'top'), (norm.vmin, 0, 'bottom')]
         if norm.vmin == norm.vmax:
             axes.set_axis_off()
@@ -236,7 +238,6 @@ def _fill_regions_panel(
     _show(axes, grey)
     if record.routing is None:
         _mark_query(axes, record, point, geometry)
-        _add_note(axes, 'every token attends to every token')
         return
     norm = _draw_regions(axes, record, point, geometry, index)
     _mark_query(axes, record, point, geometry)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -14,6 +16,8 @@ from mmbiformer.visualization import (
     resolve_layer,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / 'configs/detection/maskrcnn_biformer_digits.py'
 ARCH = dict(depths=(1, 2, 2, 1), dims=(32, 32, 64, 64))
 
 
@@ -191,7 +195,7 @@ def test_it_works_at_full_size():
 @torch.no_grad()
 def test_a_wrapped_detector_with_resizing_and_padding():
     """The preprocessor pads 70 x 110 to 96 x 128; the image was 35 x 55."""
-    cfg = Config.fromfile('configs/detection/maskrcnn_biformer_digits.py')
+    cfg = Config.fromfile(CONFIG)
     with DefaultScope.overwrite_default_scope('mmdet'):
         from mmdet.structures import DetDataSample
 
