@@ -215,10 +215,10 @@ def _draw_attention(
 
 
 def _add_note(axes: Axes, text: str) -> None:
-    """Write a line into the lower left corner of a panel."""
+    """Write a line into the lower right corner of a panel."""
     axes.annotate(
-        text, (0, 0), (3, 3), xycoords='axes fraction',
-        textcoords='offset points', fontsize=7,
+        text, (1, 0), (-3, 3), xycoords='axes fraction',
+        textcoords='offset points', fontsize=7, ha='right',
         bbox=dict(facecolor='white', alpha=0.85, linewidth=0, pad=1.5),
     )  # fmt: skip
 

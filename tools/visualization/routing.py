@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import List, Tuple
 
+import cv2
 import mmcv
 import numpy as np
 from mmengine.config import Config, DictAction
@@ -110,7 +111,10 @@ def read_image(path: str) -> np.ndarray:
             f'image={path!r} is not a file (looked for '
             f'{os.path.abspath(path)})'
         )
-    image = mmcv.imread(path, channel_order='rgb')
+    try:
+        image = mmcv.imread(path, channel_order='rgb')
+    except cv2.error:  # of an empty file
+        image = None
     if image is None:
         raise ValueError(f'image={path!r} cannot be read as an image')
     return image
