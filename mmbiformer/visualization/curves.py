@@ -250,9 +250,9 @@ def _draw_panel(
             )  # fmt: skip
     axes.set_xlabel(' or '.join(sorted(units)), fontsize=9)
     axes.tick_params(labelsize=8)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.04 * axes.dataLim.xmax)
     if axes.dataLim.ymin > 0:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.06 * axes.dataLim.ymax)
     axes.xaxis.set_major_locator(
         MaxNLocator(nbins=6, integer=True, min_n_ticks=1)
     )

@@ -201,7 +201,7 @@ def run(args: argparse.Namespace) -> None:
             list(all_records.values()),
             geometry,
             start=points[0],
-            first=layers[0] if layers[0] in all_records else None,
+            first=layers[-1] if layers[-1] in all_records else None,
             title=f'Routing in {os.path.basename(args.image)}',
         )
         print(f'page        {args.html}')
