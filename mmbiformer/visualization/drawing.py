@@ -104,26 +104,40 @@ class _Canvas:
         width, height = self.panel
         left = self.lefts[column] + width + 0.05
         axes = self._add_axes(left, self._top(row), 0.09, height)
-        ends = [(norm.vmax, 1, 'top'), (norm.vmin, 0, 'bottom')]
-        if norm.vmin == norm.vmax:
+        low, high = _format_ends(norm.vmin, norm.vmax, percent)
+        ends = [(high, 1, 'top'), (low, 0, 'bottom')]
+        if low == high:
             axes.set_axis_off()
-            ends = [(norm.vmax, 0.5, 'center')]
+            ends = [(high, 0.5, 'center')]
         else:
             bar = self.figure.colorbar(
                 ScalarMappable(norm, COLOR_MAP), cax=axes, ticks=[]
             )
             bar.outline.set_visible(False)
-        for value, place, align in ends:
-            text = _format_percent(value) if percent else f'{value:.2g}'
+        for text, place, align in ends:
             axes.text(
                 1.5, place, text, fontsize=7, va=align,
                 transform=axes.transAxes,
             )  # fmt: skip
 
 
-def _format_percent(share: float) -> str:
-    """Format a share, with the digits that it needs."""
-    return f'{100 * share:.2g} %' if share < 0.1 else f'{100 * share:.0f} %'
+def _format_percent(share: float, digits: int = 2) -> str:
+    """Format a share."""
+    return '100 %' if share > 0.995 else f'{100 * share:.{digits}g} %'
+
+
+def _format_ends(low: float, high: float, percent: bool) -> Tuple[str, str]:
+    """Format two values with as many digits as it takes to tell them apart."""
+    for digits in range(2, 5):
+        texts = [
+            _format_percent(value, digits)
+            if percent
+            else f'{value:.{digits}g}'
+            for value in (low, high)
+        ]
+        if texts[0] != texts[1]:
+            break
+    return texts[0], texts[1]
 
 
 def _fade(image: np.ndarray) -> np.ndarray:

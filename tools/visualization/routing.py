@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import mmcv
 import numpy as np
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.logging import MMLogger
 from torch import nn
 
 from mmbiformer.engine.config import load_config
@@ -162,6 +164,8 @@ def run(args: argparse.Namespace) -> None:
     image = read_image(args.image)
     for point in args.point or []:
         ImageGeometry(image.shape[:2]).check_point(point)
+    # mmengine tells how it initializes each single weight.
+    MMLogger.get_current_instance().setLevel(logging.WARNING)
     cfg = load_config(args.config, args.cfg_options)
     if (cfg.model.get('test_cfg') or {}).get('mode') == 'slide':
         # The records are of one forward pass, over the whole image.
