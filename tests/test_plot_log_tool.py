@@ -1,6 +1,8 @@
 """tools/analysis_tools/plot_log.py, and the curves behind it."""
 
 import json
+import runpy
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from mmbiformer.visualization.curves import draw_curves, read_log
 
+ROOT = Path(__file__).resolve().parent.parent
 TOOL = 'analysis_tools/plot_log.py'
 
 
@@ -116,11 +119,22 @@ def test_chosen_keys(tmp_path):
         draw_curves([log], ['nothing'])
 
 
-def test_bad_input(run_tool, tmp_path):
-    result = run_tool(TOOL, tmp_path / 'nowhere', check=False, cwd=tmp_path)
-    assert result.returncode == 1
-    assert result.stderr.startswith('plot_log.py: error: log=')
-    assert list(tmp_path.iterdir()) == []
+def test_bad_input(tmp_path, monkeypatch):
+    write_run(tmp_path / 'run', (50,))
+    before = set(tmp_path.rglob('*'))
+    for arguments, message in (
+        (['nowhere'], "log='nowhere' is neither"),
+        (['run', '--keys', 'nothing'], "keys=['nothing'] were not logged"),
+        (['run', '--out', 'a.bmp'], '--out must end in .png'),
+        (['run', '--out', 'nowhere/a.png'], 'there is no folder'),
+    ):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr('sys.argv', ['plot_log.py', *arguments])
+        with pytest.raises(SystemExit) as error:
+            runpy.run_path(ROOT / 'tools' / TOOL, run_name='__main__')
+        assert str(error.value).startswith('plot_log.py: error: ')
+        assert message in str(error.value)
+    assert set(tmp_path.rglob('*')) == before
 
 
 def test_files_that_are_no_log(tmp_path):

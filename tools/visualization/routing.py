@@ -151,6 +151,7 @@ def choose_layers(
 
 def run(args: argparse.Namespace) -> None:
     """Draw what the arguments ask for."""
+    image = read_image(args.image)
     if args.out is None and args.html is None:
         args.out = Path('routing.png')
     if args.out is not None:
@@ -161,7 +162,6 @@ def run(args: argparse.Namespace) -> None:
             )
     if args.html is not None:
         check_output('--html', args.html, ('.html',))
-    image = read_image(args.image)
     for point in args.point or []:
         ImageGeometry(image.shape[:2]).check_point(point)
     # mmengine tells how it initializes each single weight.
