@@ -98,6 +98,7 @@ setup(
     license='Apache-2.0',
     ext_modules=native_extensions(),
     packages=find_packages(include=('mmbiformer', 'mmbiformer.*')),
+    package_data={'mmbiformer.visualization': ['page.html']},
     python_requires='>=3.10',
     # Neither torch nor any package of OpenMMLab: the originals and their
     # maintained forks share import names and must not be installed together.

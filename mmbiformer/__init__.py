@@ -1,7 +1,8 @@
 """BiFormer for MMDetection and MMSegmentation.
 
-Importing the package registers the backbone in mmengine's root ``MODELS``, so
-``custom_imports = dict(imports=['mmbiformer'])`` is all that a config needs.
+Importing the package registers the backbone in mmengine's root ``MODELS`` and
+the hook in its ``HOOKS``, so ``custom_imports = dict(imports=['mmbiformer'])``
+is all that a config needs.
 """
 
 import mmcv
@@ -33,11 +34,13 @@ from .engine.checkpoint import register_safe_loading  # noqa: E402
 
 register_safe_loading()
 
+from .engine.hooks import RoutingVisualizationHook  # noqa: E402
 from .models import BiFormer, BiLevelRoutingAttention, GlobalAttention  # noqa: E402
 
 __all__ = [
     'BiFormer',
     'BiLevelRoutingAttention',
     'GlobalAttention',
+    'RoutingVisualizationHook',
     '__version__',
 ]

@@ -28,3 +28,7 @@ def test_the_demo_reaches_its_ap(tmp_path):
     assert mask >= 0.68
     pictures = re.search(r'^pictures +(\S+)', result.stdout, re.M)[1]
     assert len(list((tmp_path / pictures).glob('*.png'))) == 80
+    for name in ('curves.png', 'routing.png', 'routing.html'):
+        assert (
+            tmp_path / 'work_dirs/maskrcnn_biformer_digits' / name
+        ).is_file()

@@ -59,11 +59,21 @@ def main() -> None:
     test_run = max(path.parent for path in WORK_DIR.glob('test/*/*.json'))
     metrics = json.loads((test_run / f'{test_run.name}.json').read_text())
 
+    curves, routing = WORK_DIR / 'curves.png', WORK_DIR / 'routing'
+    run('analysis_tools/plot_log.py', WORK_DIR, '--out', curves)
+    run(
+        'visualization/routing.py', f'{DATA}/images/val/000009.png', CONFIG,
+        '--checkpoint', checkpoint,
+        '--out', f'{routing}.png', '--html', f'{routing}.html',
+    )  # fmt: skip
+
     print_results(metrics)
     print(f'\ntrain.py took {seconds:.0f} s, what it resumed not counted.')
     print(f'checkpoint  {checkpoint}')
     print(f'logs        {WORK_DIR}/<time>/')
     print(f'pictures    {test_run}/pictures/ (ground truth | prediction)')
+    print(f'curves      {curves}')
+    print(f'routing     {routing}.png, and {routing}.html to explore')
 
 
 if __name__ == '__main__':

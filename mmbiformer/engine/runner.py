@@ -104,7 +104,7 @@ class CheckedRunner(Runner):
                 model = model.module
             if isinstance(model, BaseTTAModel):
                 model = model.module
-            _check_weights(model, checkpoint, filename)
+            check_weights(model, checkpoint, filename)
         if self._resume and 'optimizer' not in checkpoint:
             raise ValueError(
                 f'checkpoint={filename!r} holds no state of the optimizer, '
@@ -145,8 +145,18 @@ def _refuse_empty(dataset: dict) -> None:
     )
 
 
-def _check_weights(model: nn.Module, checkpoint: dict, filename: str) -> None:
-    """Refuse a checkpoint that leaves weights of a model as they were."""
+def check_weights(model: nn.Module, checkpoint: dict, filename: str) -> None:
+    """Load weights; refuse those that leave weights of a model as they were.
+
+    Args:
+        model (nn.Module): The model; changed in place.
+        checkpoint (dict): What the file holds.
+        filename (str): The file, for the message.
+
+    Raises:
+        ValueError: If weights are missing or of another shape, or the
+            backbone has none of the names of some.
+    """
     weights = checkpoint.get('state_dict', checkpoint)
     weights = {
         name[len('module.') :] if name.startswith('module.') else name: value

@@ -156,7 +156,7 @@ class BiLevelRoutingAttention(nn.Module):
         """
         height, width = x.shape[1:3]
         # Padded before the linear layer, so that padding carries its biases.
-        q, k, v = self.qkv(pad_to_regions(x, self.n_win))
+        q, k, v = self.project(pad_to_regions(x, self.n_win))
         routing, _ = self.router(
             region_means(q, self.n_win), region_means(k, self.n_win)
         )
@@ -165,6 +165,10 @@ class BiLevelRoutingAttention(nn.Module):
         )
         out = add(out, _depthwise(self.lepe, v))
         return self.wo(out[:, :height, :width])
+
+    def project(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Return queries, keys and values of tokens of shape (..., C)."""
+        return self.qkv(x)
 
     def extra_repr(self) -> str:
         """Name the settings that no submodule shows."""
@@ -214,3 +218,7 @@ class GlobalAttention(nn.Module):
         out = F.scaled_dot_product_attention(q, k, v)
         out = out.transpose(1, 2).reshape(n, height, width, dim)
         return self.proj(add(out, _depthwise(self.lepe, x)))
+
+    def project(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Return queries, keys and values of tokens of shape (..., C)."""
+        return self.qkv(x).chunk(3, dim=-1)

@@ -56,7 +56,7 @@ print(json.dumps(dict(
         and mmcv and list(pathlib.Path(mmcv).glob('_ext*'))
         and has('mmdet', 'onedl-mmdetection')
         and has('mmsegmentation', 'onedl-mmsegmentation')),
-    tools=all(map(has, ('pytest', 'ruff', 'scikit-learn'))),
+    tools=all(map(has, ('pytest', 'ruff', 'scikit-learn', 'selenium'))),
     mmbiformer=folder('mmbiformer'))))
 """
 

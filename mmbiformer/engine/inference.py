@@ -1,0 +1,106 @@
+"""One image through a detector or segmentor of a config."""
+
+from typing import Optional
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+from .checks import check_checkpoint, check_pretrained
+from .runner import check_weights
+
+
+def build_model(cfg: Config, device: str = 'cpu') -> nn.Module:
+    """Build the model of a config, without weights.
+
+    Args:
+        cfg (Config): Config of a run.
+        device (str): Where to put it. Default: ``'cpu'``.
+
+    Returns:
+        nn.Module: The model, in evaluation mode.
+
+    Raises:
+        RuntimeError: If the device cannot be used.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise RuntimeError(
+            f'device={device!r} cannot be used: {error}'
+        ) from None
+    init_default_scope(cfg.default_scope)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    return model.to(device).eval()
+
+
+def load_weights(
+    model: nn.Module, cfg: Config, checkpoint: Optional[str] = None
+) -> None:
+    """Give a model its weights.
+
+    Args:
+        model (nn.Module): Model of the config; changed in place.
+        cfg (Config): Its config.
+        checkpoint (str, optional): Path or URL of its weights. Default: None,
+            which initializes them as the config says.
+
+    Raises:
+        FileNotFoundError: If the checkpoint, or one that the config starts
+            from, is not there.
+        RuntimeError: If it cannot be read.
+        ValueError: If it is of another model.
+    """
+    if checkpoint is None:
+        check_pretrained(cfg)
+        model.init_weights()
+        return
+    check_checkpoint(checkpoint)
+    loaded = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
+    try:
+        check_weights(model, loaded, checkpoint)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            f'checkpoint={checkpoint!r} holds no weights'
+        ) from error
+
+
+def _test_pipeline(cfg: Config) -> Compose:
+    """Build the test pipeline of a config, without annotations."""
+    if cfg.get('test_dataloader') is None:
+        raise ValueError(
+            f'{cfg.filename} has no test_dataloader, whose pipeline says how '
+            'to prepare an image'
+        )
+    dataset = cfg.test_dataloader.dataset
+    while 'pipeline' not in dataset:
+        dataset = dataset['dataset' if 'dataset' in dataset else 'datasets']
+        dataset = dataset[0] if isinstance(dataset, list) else dataset
+    return Compose(
+        [step for step in dataset.pipeline if 'Annotations' not in step.type]
+    )
+
+
+@torch.no_grad()
+def predict(model: nn.Module, cfg: Config, image: str) -> BaseDataElement:
+    """Predict one image file as in testing.
+
+    Args:
+        model (nn.Module): Model of the config.
+        cfg (Config): Its config.
+        image (str): Path of the image.
+
+    Returns:
+        BaseDataElement: The data sample with predictions and, in its
+        ``metainfo``, how the image was prepared.
+
+    Raises:
+        ValueError: If the config has no test pipeline.
+    """
+    data = _test_pipeline(cfg)(dict(img_path=image, img_id=0))
+    return model.test_step({key: [value] for key, value in data.items()})[0]

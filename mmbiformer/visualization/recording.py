@@ -1,0 +1,290 @@
+"""Record which regions a forward pass attends to."""
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from mmbiformer.models import BiFormer, BiLevelRoutingAttention
+from mmbiformer.ops import map_to_regions, pad_to_regions, regions_to_map
+
+from .geometry import RegionGrid
+
+FIRST_STRIDE = 4
+"""int: Pixels per token in stage 1; every later stage has twice as many."""
+
+
+def find_layers(model: nn.Module) -> Dict[Tuple[int, int], nn.Module]:
+    """Return the attention layers of the BiFormer in a model.
+
+    Args:
+        model (nn.Module): A BiFormer, or anything that contains one, such as
+            a detector or its distributed wrapper.
+
+    Returns:
+        dict[tuple[int, int], nn.Module]: Each layer by stage and block, both
+        counted from 1.
+
+    Raises:
+        ValueError: If the model contains no BiFormer, or several.
+    """
+    found = [m for m in model.modules() if isinstance(m, BiFormer)]
+    if len(found) != 1:
+        raise ValueError(
+            f'the model must contain one BiFormer, but {len(found)} are in '
+            f'this {type(model).__name__}'
+        )
+    return {
+        (stage, block): module.attn
+        for stage, blocks in enumerate(found[0].stages, 1)
+        for block, module in enumerate(blocks, 1)
+    }
+
+
+def resolve_layer(
+    model: nn.Module, stage: int, block: int = -1, routed: bool = True
+) -> Tuple[int, int]:
+    """Check the number of a layer, and count negative blocks from the end.
+
+    Args:
+        model (nn.Module): A model that contains a BiFormer.
+        stage (int): Stage, counted from 1 as in the paper.
+        block (int): Block of the stage, counted from 1, or from -1 at the
+            end. Default: -1, the last.
+        routed (bool): Refuse a layer without routing. Default: True.
+
+    Returns:
+        tuple[int, int]: Stage and block, both positive.
+
+    Raises:
+        ValueError: If there is no such layer, or it has no routing.
+    """
+    layers = find_layers(model)
+    stages = sorted({number for number, _ in layers})
+    if stage not in stages:
+        raise ValueError(f'stage must be one of {stages}, got stage={stage!r}')
+    count = sum(number == stage for number, _ in layers)
+    resolved = count + 1 + block if block < 0 else block
+    if not 1 <= resolved <= count:
+        raise ValueError(
+            f'block must be between 1 and {count}, or -1 for the last, in '
+            f'stage {stage}, got block={block!r}'
+        )
+    if routed and not _is_routed(layers[stage, resolved]):
+        routed_stages = sorted(
+            {number for (number, _), m in layers.items() if _is_routed(m)}
+        )
+        raise ValueError(
+            f'stage={stage} has no routing: its attention is global, every '
+            'token attends to every token; the stages with routing are '
+            f'{routed_stages}'
+        )
+    return stage, resolved
+
+
+def _is_routed(layer: nn.Module) -> bool:
+    """Tell a layer with routing from one with global attention."""
+    return isinstance(layer, BiLevelRoutingAttention)
+
+
+@dataclass
+class LayerRecord:
+    """What one attention layer did in one forward pass over N images.
+
+    Attributes:
+        stage (int): Stage, counted from 1.
+        block (int): Block of the stage, counted from 1.
+        num_blocks (int): Blocks in the stage.
+        grid (RegionGrid): The regions; a single one where attention is
+            global.
+        routing (Tensor, optional): The routed regions of every region by
+            falling affinity, of shape (N, S*S, K), int64. None where
+            attention is global.
+        affinity (Tensor, optional): Their affinities, of the same shape. None
+            where attention is global.
+    """
+
+    stage: int
+    block: int
+    num_blocks: int
+    grid: RegionGrid
+    routing: Optional[Tensor] = None
+    affinity: Optional[Tensor] = None
+    _layer: Optional[nn.Module] = field(default=None, repr=False)
+    _input: Optional[Tensor] = field(default=None, repr=False)
+
+    @torch.no_grad()
+    def attention(
+        self,
+        tokens: Sequence[Tuple[int, int]],
+        index: int = 0,
+        average: bool = True,
+    ) -> Tensor:
+        """Compute the attention of chosen tokens (equation 6).
+
+        It is computed for these tokens alone, from the recorded input and the
+        weights that the layer has now.
+
+        Args:
+            tokens (Sequence[tuple[int, int]]): Row and column of each of Q
+                query tokens.
+            index (int): Which image of the batch. Default: 0.
+            average (bool): Average over the heads. Default: True.
+
+        Returns:
+            Tensor: How much each query attends to every token of the padded
+            map, of shape (Q, Hp, Wp), or (Q, heads, Hp, Wp) without average;
+            each map of a head sums to 1.
+
+        Raises:
+            RuntimeError: If the input was not recorded.
+            ValueError: If a token lies outside the map.
+        """
+        if self._input is None:
+            raise RuntimeError(
+                'the attention of tokens needs the inputs of the layers: '
+                'record with keep_inputs=True'
+            )
+        height, width = self.grid.map_size
+        for token in tokens:
+            if not (0 <= token[0] < height and 0 <= token[1] < width):
+                raise ValueError(
+                    f'token={tuple(token)} lies outside the map of {height} '
+                    f'rows and {width} columns'
+                )
+        layer, n_win = self._layer, self.grid.n_win
+        x = pad_to_regions(self._input[index : index + 1], n_win)
+        regions = map_to_regions(x, n_win)[0]
+        rows, columns = torch.tensor(tokens, device=x.device).unbind(1)
+        if self.routing is None:
+            routed = rows.new_zeros(len(tokens), 1)
+            scale = (x.shape[-1] // layer.num_heads) ** -0.5
+        else:
+            own = [self.grid.region_of_token(token) for token in tokens]
+            routed = self.routing[index, own]
+            scale = layer.scale
+
+        def split_heads(y: Tensor) -> Tensor:
+            return y.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2)
+
+        q = layer.project(x[0, rows, columns])[0]
+        k = layer.project(regions[routed].flatten(1, 2))[1]
+        products = split_heads(q[:, None] * scale) @ split_heads(k).mT
+        weights = products.softmax(dim=-1).unflatten(-1, (routed.shape[1], -1))
+        # (Q, heads, 1, K, T) into place among all regions: (Q, heads, R, T).
+        weights = weights.squeeze(2)
+        index = routed[:, None, :, None].expand_as(weights)
+        maps = weights.new_zeros(*weights.shape[:2], *regions.shape[:2])
+        maps = maps.scatter(2, index, weights)
+        maps = regions_to_map(
+            maps.flatten(0, 1).unsqueeze(-1), self.grid.padded_size, n_win
+        ).view(*weights.shape[:2], *self.grid.padded_size)
+        return maps.mean(1) if average else maps
+
+
+class RoutingRecords(Dict[Tuple[int, int], LayerRecord]):
+    """The records of a forward pass, by stage and block, counted from 1.
+
+    Negative blocks count from the end: ``records[3, -1]`` is the last block
+    of stage 3.
+    """
+
+    def __missing__(self, key: Tuple[int, int]) -> LayerRecord:
+        """Look up a negative block, or tell what there is."""
+        stage, block = key
+        for record in list(self.values()):
+            resolved = (stage, record.num_blocks + 1 + block)
+            if block < 0 and record.stage == stage and resolved in self:
+                return self[resolved]
+        raise KeyError(
+            f'stage {stage}, block {block} was not recorded; recorded are '
+            f'{list(self)} of the latest forward pass'
+        )
+
+
+@contextlib.contextmanager
+def record_routing(
+    model: nn.Module,
+    layers: Optional[Sequence[Tuple[int, int]]] = None,
+    keep_inputs: bool = False,
+    routed: bool = True,
+) -> Iterator[RoutingRecords]:
+    """Record the routing of every forward pass within the context.
+
+    Outputs are the same, bit by bit: hooks take what the layers computed
+    anyway. Outside the context nothing is left of them. Every forward pass
+    replaces the records of the one before.
+
+    Args:
+        model (nn.Module): A model that contains a BiFormer, such as a
+            detector, a segmentor or their distributed wrapper.
+        layers (Sequence[tuple[int, int]], optional): Stage and block of the
+            layers to record, see :func:`resolve_layer`. Default: None, which
+            means all that have routing.
+        keep_inputs (bool): Keep the layers' inputs too, so that
+            :meth:`LayerRecord.attention` can be computed. Default: False.
+        routed (bool): Refuse layers without routing. Default: True.
+
+    Yields:
+        RoutingRecords: The records, empty until a forward pass is run.
+
+    Raises:
+        ValueError: If the model contains no BiFormer, or a chosen layer is
+            not there or has no routing.
+
+    Example:
+        >>> import torch
+        >>> from mmbiformer import BiFormer
+        >>> from mmbiformer.visualization import record_routing
+        >>> model = BiFormer(arch='tiny', n_win=7).eval()
+        >>> with torch.no_grad(), record_routing(model) as records:
+        ...     _ = model(torch.rand(1, 3, 224, 224))
+        >>> records[3, -1].routing.shape
+        torch.Size([1, 49, 16])
+    """
+    found = find_layers(model)
+    if layers is None:
+        chosen = [key for key, layer in found.items() if _is_routed(layer)]
+    else:
+        chosen = [resolve_layer(model, *key, routed) for key in layers]
+    records = RoutingRecords()
+    with contextlib.ExitStack() as hooks:
+        for key in dict.fromkeys(chosen):
+            num_blocks = sum(stage == key[0] for stage, _ in found)
+            for handle in _attach(
+                found[key], key, num_blocks, keep_inputs, records
+            ):
+                hooks.callback(handle.remove)
+        yield records
+
+
+def _attach(
+    layer: nn.Module,
+    key: Tuple[int, int],
+    num_blocks: int,
+    keep_inputs: bool,
+    records: RoutingRecords,
+) -> List[RemovableHandle]:
+    """Make a layer record every forward pass; return its hooks."""
+    stride = FIRST_STRIDE * 2 ** (key[0] - 1)
+
+    def begin(layer: nn.Module, args: Tuple[Tensor]) -> None:
+        x = args[0]
+        n_win = layer.n_win if _is_routed(layer) else 1
+        grid = RegionGrid(n_win, tuple(x.shape[1:3]), stride)
+        records[key] = LayerRecord(*key, num_blocks, grid, _layer=layer)
+        if keep_inputs:
+            records[key]._input = x.detach()
+
+    def add_routing(
+        router: nn.Module, args: tuple, output: Tuple[Tensor, Tensor]
+    ) -> None:
+        records[key].routing, records[key].affinity = output
+
+    handles = [layer.register_forward_pre_hook(begin)]
+    if _is_routed(layer):
+        handles.append(layer.router.register_forward_hook(add_routing))
+    return handles

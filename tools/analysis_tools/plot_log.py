@@ -1,0 +1,63 @@
+"""Draw the curves of one or several training runs."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmbiformer.visualization.curves import draw_curves, read_log
+from mmbiformer.visualization.output import PICTURES, check_output
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'logs',
+        nargs='+',
+        metavar='LOG',
+        help='work directory, folder of a run, or scalars.json',
+    )
+    parser.add_argument(
+        '--keys',
+        nargs='+',
+        metavar='KEY',
+        help='what to draw, such as loss_cls or coco/bbox_mAP_50 (default: '
+        'loss, learning rate, AP or mIoU, time, memory)',
+    )
+    parser.add_argument(
+        '--legend', nargs='+', metavar='NAME', help='what to call each run'
+    )
+    parser.add_argument('--title', help='title of the picture')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default='curves.png',
+        metavar='FILE',
+        help=f'picture to write, {PICTURES} (default: %(default)s)',
+    )
+    args = parser.parse_args()
+    if args.legend and len(args.legend) != len(args.logs):
+        parser.error(
+            f'--legend must name each of the {len(args.logs)} runs, got '
+            f'{len(args.legend)} names'
+        )
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    names = args.legend or [None] * len(args.logs)
+    try:
+        check_output('--out', args.out)
+        runs = [
+            read_log(log, name)
+            for log, name in zip(args.logs, names, strict=True)
+        ]
+        figure = draw_curves(runs, args.keys, args.title)
+        figure.savefig(args.out)
+    except (OSError, ValueError) as error:
+        sys.exit(f'plot_log.py: error: {error}')
+    print(f'picture     {args.out}')
+
+
+if __name__ == '__main__':
+    main()
