@@ -213,8 +213,8 @@ class GlobalAttention(nn.Module):
             Tensor: Map of the same shape.
         """
         n, height, width, dim = x.shape
-        qkv = self.qkv(x).view(n, height * width, 3, self.num_heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        shape = n, height * width, self.num_heads, -1
+        q, k, v = (y.view(shape).transpose(1, 2) for y in self.project(x))
         out = F.scaled_dot_product_attention(q, k, v)
         out = out.transpose(1, 2).reshape(n, height, width, dim)
         return self.proj(add(out, _depthwise(self.lepe, x)))

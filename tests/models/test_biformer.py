@@ -7,6 +7,7 @@ from mmengine.registry import MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmbiformer import BiFormer
+from mmbiformer.models.biformer import MLP
 from mmbiformer.ops import ATTENTION_BACKENDS
 
 TOY = dict(depths=(1, 1, 2, 1), dims=(32, 32, 64, 64))
@@ -72,6 +73,20 @@ class TestForward:
             assert out.shape == (2, TOY['dims'][i], *sides)
             assert out.is_contiguous()
             assert out.isfinite().all()
+
+    def test_without_gradients_it_computes_the_same(self, monkeypatch):
+        """In parts, and in memory that is used again."""
+        monkeypatch.setattr(MLP, 'HIDDEN_BYTES', 2**14)
+        torch.manual_seed(0)
+        model = BiFormer(arch=TOY).double().eval()
+        x = torch.rand(2, 3, 75, 109).double()
+        before = x.clone()
+        expected = model(x)
+        for mode in (torch.no_grad, torch.inference_mode):
+            with mode():
+                for a, b in zip(model(x), expected, strict=True):
+                    torch.testing.assert_close(a, b)
+        assert torch.equal(x, before)
 
     def test_out_indices(self):
         torch.manual_seed(0)
@@ -165,6 +180,78 @@ class TestTraining:
         assert block.mlp[0].weight.std().item() == pytest.approx(0.02, rel=0.1)
         assert not block.mlp[0].bias.any()
         assert (block.norm1.weight == 1).all()
+
+
+class TestTorch:
+    """What torch does with modules besides calling them."""
+
+    @pytest.fixture
+    def model(self):
+        torch.manual_seed(0)
+        return BiFormer(arch=TOY, n_win=4).eval()
+
+    def test_compiles_without_graph_breaks(self, model):
+        x = torch.rand(1, 3, 64, 96)
+        compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
+        with torch.no_grad():
+            for a, b in zip(compiled(x), model(x), strict=True):
+                torch.testing.assert_close(a, b)
+        compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
+        x.requires_grad_()
+        sum(out.square().mean() for out in compiled(x)).backward()
+        grad, x.grad = x.grad, None
+        sum(out.square().mean() for out in model(x)).backward()
+        torch.testing.assert_close(grad, x.grad)
+
+    def test_exports(self, model):
+        x = torch.rand(1, 3, 64, 96)
+        exported = torch.export.export(model, (x,)).module()
+        for a, b in zip(exported(x), model(x), strict=True):
+            torch.testing.assert_close(a, b)
+
+    def test_runs_on_the_meta_device(self, model):
+        outs = model.to('meta')(torch.rand(2, 3, 100, 132, device='meta'))
+        assert [tuple(out.shape[2:]) for out in outs] == [
+            (25, 33),
+            (13, 17),
+            (7, 9),
+            (4, 5),
+        ]
+
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.half])
+    def test_autocast_trains(self, model, dtype):
+        x = torch.rand(2, 3, 64, 96)
+        plain = model(x)
+        with torch.autocast('cpu', dtype):
+            outs = model(x)
+            loss = sum(out.square().mean() for out in outs)
+        loss.backward()
+        for a, b in zip(outs, plain, strict=True):
+            error = (a - b).abs().max() / b.abs().max()
+            assert error < 0.1
+        assert all(p.grad.isfinite().all() for p in model.parameters())
+
+    def test_keeps_less_than_half_of_the_reference(self):
+        """Bytes for the backward pass, each memory once."""
+        kept = {}
+        for backend in ('reference', 'sdpa', 'auto'):
+            model = BiFormer('small', n_win=8, attn_backend=backend)
+            parameters = {p.data_ptr() for p in model.parameters()}
+            memory = {}
+
+            def pack(x, memory=memory):
+                storage = x.untyped_storage()
+                memory[storage.data_ptr()] = storage.nbytes()
+                return x
+
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+                outs = model(torch.rand(1, 3, 320, 320))
+            kept[backend] = sum(
+                size for key, size in memory.items() if key not in parameters
+            )
+            del outs
+        assert kept['auto'] < kept['reference'] / 2
+        assert kept['sdpa'] < kept['reference'] / 2
 
 
 class TestArguments:

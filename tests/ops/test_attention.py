@@ -1,5 +1,9 @@
+"""Routed attention: by hand, and every backend against the reference."""
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmbiformer.ops import (
     ATTENTION_BACKENDS,
@@ -7,6 +11,44 @@ from mmbiformer.ops import (
     regions_to_map,
     routed_attention,
 )
+from mmbiformer.ops.backends import native, sdpa
+
+FAST = ('sdpa', 'native')
+
+
+def make_inputs(
+    n=2, n_win=3, region=(2, 4), topk=3, num_heads=2, head_dim=32,
+    dtype=torch.float64, seed=0,
+):  # fmt: skip
+    """Return queries, keys, values and a routing without repetition."""
+    generator = torch.Generator().manual_seed(seed)
+    size = n_win * region[0], n_win * region[1]
+    qkv = torch.randn(
+        3, n, *size, num_heads * head_dim, generator=generator
+    ).to(dtype)
+    order = torch.rand(n, n_win**2, n_win**2, generator=generator).argsort(-1)
+    return *qkv, order[..., :topk].contiguous(), num_heads
+
+
+def run(q, k, v, routing, num_heads, backend, scale=0.3):
+    """Return the output and the gradients of a sum of its squares."""
+    leaves = [x.detach().clone().requires_grad_() for x in (q, k, v)]
+    out = routed_attention(*leaves, routing, num_heads, scale, backend)
+    return out, *torch.autograd.grad((out * out).sum(), leaves)
+
+
+def kept_bytes(function):
+    """Return the bytes that a function's graph keeps, each memory once."""
+    kept = {}
+
+    def pack(x):
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        result = function()
+    del result
+    return sum(kept.values())
 
 
 def attend_by_hand(q, k, v, routing, num_heads, scale):
@@ -31,15 +73,193 @@ def attend_by_hand(q, k, v, routing, num_heads, scale):
     return regions_to_map(out, size, 2)
 
 
+def test_the_compiled_code_is_there():
+    """It is optional for users; here, a failed compilation must show."""
+    assert native.is_available()
+
+
 @pytest.mark.parametrize('backend', ATTENTION_BACKENDS)
 def test_against_attention_by_hand(backend):
-    torch.manual_seed(0)
-    q, k, v = torch.randn(3, 2, 4, 6, 32).double()
-    routing = torch.stack(
-        [
-            torch.stack([torch.randperm(4)[:2] for _ in range(4)])
-            for _ in range(2)
-        ]
+    *maps, routing, heads = make_inputs(n_win=2, topk=2)
+    out = routed_attention(*maps, routing, heads, 0.3, backend)
+    torch.testing.assert_close(out, attend_by_hand(*maps, routing, heads, 0.3))
+
+
+@pytest.mark.parametrize('backend', FAST)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_every_backend_equals_the_reference(backend, data):
+    n_win = data.draw(st.integers(1, 5), 'n_win')
+    head_dims = (16, 32, 48) if backend == 'native' else (1, 6, 32)
+    inputs = make_inputs(
+        n=data.draw(st.integers(1, 3), 'n'),
+        n_win=n_win,
+        region=data.draw(st.tuples(*[st.integers(1, 11)] * 2), 'region'),
+        topk=data.draw(st.integers(1, n_win**2), 'topk'),
+        num_heads=data.draw(st.integers(1, 3), 'num_heads'),
+        head_dim=data.draw(st.sampled_from(head_dims), 'head_dim'),
+        seed=data.draw(st.integers(0, 99), 'seed'),
     )
-    out = routed_attention(q, k, v, routing, 2, 0.3, backend)
-    torch.testing.assert_close(out, attend_by_hand(q, k, v, routing, 2, 0.3))
+    actual = run(*inputs, backend)
+    for a, b in zip(actual, run(*inputs, 'reference'), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize('backend', FAST)
+@pytest.mark.parametrize('layout', ['parts of one map', 'NCHW', 'every other'])
+def test_any_layout_in_memory(backend, layout):
+    *maps, routing, heads = make_inputs()
+    expected = run(*maps, routing, heads, 'reference')
+    if layout == 'parts of one map':
+        maps = torch.cat(maps, -1).chunk(3, -1)
+    elif layout == 'NCHW':
+        maps = [x.permute(0, 3, 1, 2).contiguous() for x in maps]
+        maps = [x.permute(0, 2, 3, 1) for x in maps]
+    else:
+        maps = [x.repeat_interleave(2, 2)[:, :, ::2] for x in maps]
+    out = routed_attention(*maps, routing, heads, 0.3, backend)
+    torch.testing.assert_close(out, expected[0])
+
+
+@pytest.mark.parametrize(
+    'size', [(1, (1, 1)), (1, (1, 5)), (1, (5, 1)), (3, (1, 1)), (1, (9, 40))]
+)
+def test_small_and_long_maps(size):
+    inputs = make_inputs(n=1, n_win=size[0], region=size[1], topk=1)
+    actual = run(*inputs, 'native')
+    for a, b in zip(actual, run(*inputs, 'reference'), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.half])
+def test_as_exact_as_the_reference_in_each_type(dtype):
+    inputs = make_inputs(region=(5, 4), topk=5, dtype=dtype)
+    exact = run(*(x.double() for x in inputs[:3]), *inputs[3:], 'reference')
+    errors = {
+        backend: [
+            (a.double() - b).abs().max() / b.abs().max()
+            for a, b in zip(run(*inputs, backend), exact, strict=True)
+        ]
+        for backend in ('reference', 'auto', 'sdpa')
+    }
+    for backend in ('auto', 'sdpa'):
+        for error, allowed in zip(
+            errors[backend], errors['reference'], strict=True
+        ):
+            # Rounding differs with the order of sums.
+            assert error <= 4 * allowed + torch.finfo(dtype).eps
+
+
+def test_large_products_do_not_overflow():
+    *maps, routing, heads = make_inputs(dtype=torch.float32)
+    maps = [300 * x for x in maps]
+    out = routed_attention(*maps, routing, heads, 1.0, 'native')
+    expected = routed_attention(*maps, routing, heads, 1.0, 'reference')
+    assert out.isfinite().all()
+    torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-1)
+
+
+def test_what_is_not_a_number_stays_so():
+    q, k, v, routing, heads = make_inputs(n=1, dtype=torch.float32)
+    q[0, 0, 0, 0] = torch.nan
+    out = routed_attention(q, k, v, routing, heads, 0.3, 'native')
+    assert out[0, 0, 0, :32].isnan().all()
+    assert out[0, 0, 1:].isfinite().all()
+
+
+@pytest.mark.parametrize('backend', FAST)
+def test_it_is_deterministic(backend):
+    inputs = make_inputs(n=1, region=(6, 7), topk=8, dtype=torch.float32)
+    threads = torch.get_num_threads()
+    first = run(*inputs, backend)
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        again = run(*inputs, backend)
+    finally:
+        torch.set_num_threads(threads)
+    for a, b in zip(first, again, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('backend', FAST)
+def test_nothing_of_topk_times_the_map_is_kept(backend):
+    *maps, routing, heads = make_inputs(n_win=4, topk=16, region=(4, 4))
+    maps = [x.requires_grad_() for x in maps]
+    size = maps[0].nbytes
+
+    def attend():
+        return routed_attention(*maps, routing, heads, 0.3, backend)
+
+    assert kept_bytes(attend) < 6 * size
+    reference = kept_bytes(
+        lambda: routed_attention(*maps, routing, heads, 0.3, 'reference')
+    )
+    assert reference > 32 * size
+
+
+def test_chunks_change_nothing(monkeypatch):
+    inputs = make_inputs(region=(3, 5))
+    expected = run(*inputs, 'sdpa')
+    for name in ('GATHERED_BYTES', 'GATHERED_BYTES_IN_CACHE'):
+        monkeypatch.setattr(sdpa, name, 1)
+    for a, b in zip(run(*inputs, 'sdpa'), expected, strict=True):
+        torch.testing.assert_close(a, b)
+    with torch.inference_mode():
+        q, k, v, routing, heads = inputs
+        out = routed_attention(q, k, v, routing, heads, 0.3, 'sdpa')
+    torch.testing.assert_close(out, expected[0])
+
+
+@pytest.mark.parametrize('backend', ATTENTION_BACKENDS)
+def test_second_derivatives_are_right_or_refused(backend):
+    q, k, v, routing, heads = make_inputs(
+        n=1, n_win=2, region=(1, 1), topk=2, num_heads=1, head_dim=16
+    )
+    maps = [x.requires_grad_() for x in (q, k, v)]
+
+    def attend(*maps):
+        return routed_attention(*maps, routing, heads, 0.3, backend)
+
+    torch.autograd.gradcheck(attend, maps)
+    if backend == 'reference':
+        torch.autograd.gradgradcheck(attend, maps)
+        return
+    with pytest.raises((RuntimeError, NotImplementedError)) as error:
+        grads = torch.autograd.grad(
+            attend(*maps).square().sum(), maps, create_graph=True
+        )
+        sum(grad.square().sum() for grad in grads).backward()
+    assert 'backward' in str(error.value)
+
+
+def test_torch_knows_the_operators():
+    q, k, v, routing, heads = make_inputs(n=1)
+    maps = [x.requires_grad_() for x in (q, k, v)]
+    torch.library.opcheck(
+        torch.ops.mmbiformer.routed_attention, (*maps, routing, heads, 0.3)
+    )
+
+
+@pytest.mark.parametrize('device', ['meta', 'cpu'])
+def test_without_data(device):
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode() as mode:
+        q = torch.empty(2, 6, 9, 64, device=device)
+        routing = torch.empty(2, 9, 4, dtype=torch.long, device=device)
+        out = routed_attention(q, q, q, routing, 2, 0.3)
+    assert mode is not None
+    assert out.shape == q.shape
+    assert out.device.type == device
+
+
+def test_the_compiled_code_says_what_it_takes(monkeypatch):
+    q, k, v, routing, heads = make_inputs(head_dim=20)
+    with pytest.raises(RuntimeError, match='16 channels.*heads of 20'):
+        routed_attention(q, k, v, routing, heads, 0.3, 'native')
+    monkeypatch.setattr(native, '_LIBRARY', None)
+    with pytest.raises(RuntimeError, match='was not compiled'):
+        routed_attention(q, k, v, routing, heads, 0.3, 'native')
+    out = routed_attention(q, k, v, routing, heads, 0.3, 'auto')
+    expected = routed_attention(q, k, v, routing, heads, 0.3, 'reference')
+    torch.testing.assert_close(out, expected)

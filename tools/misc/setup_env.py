@@ -56,7 +56,8 @@ print(json.dumps(dict(
         and mmcv and list(pathlib.Path(mmcv).glob('_ext*'))
         and has('mmdet', 'onedl-mmdetection')
         and has('mmsegmentation', 'onedl-mmsegmentation')),
-    tools=all(map(has, ('pytest', 'ruff', 'scikit-learn', 'selenium'))),
+    tools=all(map(has, (
+        'hypothesis', 'pytest', 'ruff', 'scikit-learn', 'selenium'))),
     mmbiformer=folder('mmbiformer'))))
 """
 

@@ -242,7 +242,7 @@ INLINE void exponentiate(int64_t count, int64_t lanes, T* tile, T* high,
 // Tasks are heads of regions, the heads of one region in a row.
 template <class T>
 void forward(const Shape& s, const T* q, const T* k, const T* v,
-             const int64_t* routing, T scale, T* out, T* lse, int64_t begin,
+             const int64_t* routing, T scale, T* out, T* softmax, int64_t begin,
              int64_t end) {
   const int64_t D = s.head_dim, keys = s.topk * s.tokens();
   Buffer<int64_t> own(s.tokens()), routed(keys);
@@ -283,7 +283,9 @@ void forward(const Shape& s, const T* q, const T* k, const T* v,
       for (int64_t t = 0; t < queries; ++t) {
         T* row = out + mine[t] * s.dim() + channel;
         for (int64_t d = 0; d < D; ++d) row[d] = sums[t * D + d] / total[t];
-        lse[mine[t] * s.heads + channel / D] = high[t] + std::log(total[t]);
+        T* kept = softmax + (mine[t] * s.heads + channel / D) * 2;
+        kept[0] = high[t];
+        kept[1] = total[t];
       }
     }
   }
@@ -293,14 +295,14 @@ void forward(const Shape& s, const T* q, const T* k, const T* v,
 // is added by one thread, in one order.
 template <class T>
 void backward(const Shape& s, const T* q, const T* k, const T* v,
-              const int64_t* routing, T scale, const T* out, const T* lse,
+              const int64_t* routing, T scale, const T* out, const T* softmax,
               const T* grad, T* grad_q, T* grad_k, T* grad_v, int64_t begin,
               int64_t end) {
   const int64_t D = s.head_dim, C = s.dim(), keys = s.topk * s.tokens();
   Buffer<int64_t> own(s.tokens()), routed(keys);
   Buffer<T> columns(D * kQueries), grad_columns(D * kQueries);
   Buffer<T> weights(kKeys * kQueries), grad_products(kKeys * kQueries);
-  Buffer<T> log_total(kQueries), delta(kQueries);
+  Buffer<T> high(kQueries), share(kQueries), delta(kQueries);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t n = task / s.heads, channel = task % s.heads * D;
     for (int64_t nr = n * s.regions(); nr < (n + 1) * s.regions(); ++nr) {
@@ -316,7 +318,9 @@ void backward(const Shape& s, const T* q, const T* k, const T* v,
                         grad_columns);
         for (int64_t t = 0; t < lanes; ++t) {
           const int64_t token = mine[std::min(t, queries - 1)];
-          log_total[t] = lse[token * s.heads + channel / D];
+          const T* kept = softmax + (token * s.heads + channel / D) * 2;
+          high[t] = kept[0];
+          share[t] = 1 / kept[1];
           delta[t] = 0;
           for (int64_t d = channel; d < channel + D; ++d)
             delta[t] += grad[token * C + d] * out[token * C + d];
@@ -333,7 +337,7 @@ void backward(const Shape& s, const T* q, const T* k, const T* v,
               T* p = weights + i * lanes + t;
               T* g = grad_products + i * lanes + t;
               const Vector<T> weight =
-                  exponential(load(p) - load(log_total + t));
+                  exponential(load(p) - load(high + t)) * load(share + t);
               store(p, weight);
               store(g, scale * weight * (load(g) - load(delta + t)));
             }
@@ -373,7 +377,7 @@ void backward(const Shape& s, const T* q, const T* k, const T* v,
 
 // Cut the tasks into one even share for each thread.
 template <class Work>
-void share(int64_t tasks, int threads, Work work) {
+void split(int64_t tasks, int threads, Work work) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int i = 0; i < threads; ++i)
     work(tasks * i / threads, tasks * (i + 1) / threads);
@@ -382,23 +386,25 @@ void share(int64_t tasks, int threads, Work work) {
 }  // namespace
 
 // Maps are (N, H, W, C) with equal strides from token to token; out and the
-// gradients are contiguous, lse is (N, H, W, heads). The gradients of keys
+// gradients are contiguous, softmax is
+// (N, H, W, heads, 2): the highest product of a query with its keys, and the sum
+// of the exponentials of the products less that. The gradients of keys
 // and values come in as zeros.
 #define EXPORT(T, name)                                                       \
   extern "C" void forward_##name(                                             \
       const Shape* s, const T* q, const T* k, const T* v,                     \
-      const int64_t* routing, double scale, T* out, T* lse, int threads) {    \
-    share(s->n * s->regions() * s->heads, threads,                            \
+      const int64_t* routing, double scale, T* out, T* softmax, int threads) {    \
+    split(s->n * s->regions() * s->heads, threads,                            \
           [&](int64_t begin, int64_t end) {                                   \
-            forward<T>(*s, q, k, v, routing, scale, out, lse, begin, end);    \
+            forward<T>(*s, q, k, v, routing, scale, out, softmax, begin, end);    \
           });                                                                 \
   }                                                                           \
   extern "C" void backward_##name(                                            \
       const Shape* s, const T* q, const T* k, const T* v,                     \
-      const int64_t* routing, double scale, const T* out, const T* lse,       \
+      const int64_t* routing, double scale, const T* out, const T* softmax,       \
       const T* grad, T* grad_q, T* grad_k, T* grad_v, int threads) {          \
-    share(s->n * s->heads, threads, [&](int64_t begin, int64_t end) {         \
-      backward<T>(*s, q, k, v, routing, scale, out, lse, grad, grad_q,        \
+    split(s->n * s->heads, threads, [&](int64_t begin, int64_t end) {         \
+      backward<T>(*s, q, k, v, routing, scale, out, softmax, grad, grad_q,        \
                   grad_k, grad_v, begin, end);                                \
     });                                                                       \
   }

@@ -127,11 +127,11 @@ def _forward(
     num_heads: int,
     scale: float,
 ) -> Tuple[Tensor, Tensor]:
-    """Return the attended map, and the logarithms of the softmaxes' sums."""
+    """Return the attended map, and what normalized the softmaxes."""
     out = q.new_empty(q.shape)
-    log_sums = q.new_empty(*q.shape[:3], num_heads)
-    _call('forward', q, k, v, routing, num_heads, scale, out, log_sums)
-    return out, log_sums
+    softmax = q.new_empty(*q.shape[:3], num_heads, 2)
+    _call('forward', q, k, v, routing, num_heads, scale, out, softmax)
+    return out, softmax
 
 
 @torch.library.custom_op(
@@ -147,7 +147,7 @@ def _backward(
     num_heads: int,
     scale: float,
     out: Tensor,
-    log_sums: Tensor,
+    softmax: Tensor,
     grad: Tensor,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of queries, keys and values."""
@@ -155,18 +155,19 @@ def _backward(
     grad_k, grad_v = q.new_zeros(q.shape), q.new_zeros(q.shape)
     _call(
         'backward', q, k, v, routing, num_heads, scale,
-        out, log_sums, grad, grad_q, grad_k, grad_v,
+        out, softmax, grad, grad_q, grad_k, grad_v,
     )  # fmt: skip
     return grad_q, grad_k, grad_v
 
 
 @_forward.register_fake
 def _(q, k, v, routing, num_heads, scale):
-    return q.new_empty(q.shape), q.new_empty(*q.shape[:3], num_heads)
+    softmax = q.new_empty(*q.shape[:3], num_heads, 2)
+    return q.new_empty(q.shape), softmax
 
 
 @_backward.register_fake
-def _(q, k, v, routing, num_heads, scale, out, log_sums, grad):
+def _(q, k, v, routing, num_heads, scale, out, softmax, grad):
     return tuple(q.new_empty(q.shape) for _ in range(3))
 
 
@@ -179,8 +180,8 @@ def _setup_context(ctx, inputs: tuple, output: tuple) -> None:
 
 def _differentiate(ctx, grad: Tensor, _: None) -> tuple:
     """Gradients with respect to what ``_forward`` takes."""
-    *inputs, out, log_sums = ctx.saved_tensors
-    grads = _backward(*inputs, ctx.num_heads, ctx.scale, out, log_sums, grad)
+    *inputs, out, softmax = ctx.saved_tensors
+    grads = _backward(*inputs, ctx.num_heads, ctx.scale, out, softmax, grad)
     return *grads, None, None, None
 
 
