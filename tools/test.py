@@ -7,6 +7,7 @@ from mmengine.config import Config
 
 from mmbiformer.engine.checks import check_checkpoint, check_data
 from mmbiformer.engine.config import (
+    add_config_arguments,
     add_run_arguments,
     enable_drawing,
     enable_tta,
@@ -19,7 +20,7 @@ from mmbiformer.engine.runner import build_runner
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='test config file path')
+    add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--out',

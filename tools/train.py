@@ -7,6 +7,7 @@ from mmengine.config import Config
 
 from mmbiformer.engine.checks import check_data, check_pretrained
 from mmbiformer.engine.config import (
+    add_config_arguments,
     add_run_arguments,
     enable_amp,
     enable_auto_scale_lr,
@@ -19,7 +20,7 @@ from mmbiformer.engine.runner import build_runner
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='train config file path')
+    add_config_arguments(parser)
     parser.add_argument(
         '--amp',
         action='store_true',
