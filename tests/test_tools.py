@@ -80,6 +80,23 @@ def test_tta_merges_boxes(trained, digits, tmp_path, run_tool):
     assert 'coco/segm_mAP' not in result.stdout
 
 
+def test_tta_takes_scales_from_the_config(trained, digits, tmp_path, run_tool):
+    config = tmp_path / 'config.py'
+    config.write_text(
+        f"_base_ = ['{CONFIG}', 'mmdet::retinanet/retinanet_tta.py']\n"
+    )
+    scales = [
+        f'tta_pipeline.1.transforms.0.{i}.scale=({side},{side})'
+        for i, side in enumerate((96, 128, 160))
+    ]
+    result = run_tool(
+        'test.py', config, trained / 'epoch_2.pth', '--work-dir', tmp_path,
+        '--tta', *options(digits, *scales),
+    )  # fmt: skip
+    assert 'scale=(\n' in result.stdout
+    assert 'coco/bbox_mAP' in result.stdout
+
+
 @pytest.mark.parametrize('how', ['auto', 'path'])
 def test_resuming_goes_on_where_training_stopped(
     trained, digits, tmp_path, run_tool, how
