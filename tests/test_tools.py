@@ -210,6 +210,17 @@ class TestBadInput:
             'tools/dataset_converters/digits.py',
         )
 
+    def test_other_number_of_classes(self, run_tool, tmp_path, digits):
+        result = self.train(
+            run_tool, tmp_path, CONFIG,
+            *options(digits, 'model.roi_head.bbox_head.num_classes=11'),
+        )  # fmt: skip
+        assert_refused(
+            result,
+            'model.roi_head.bbox_head.num_classes=11',
+            'metainfo.classes has 10 names',
+        )
+
     def test_no_pretrained_weights(self, run_tool, tmp_path, digits):
         result = self.train(
             run_tool, tmp_path, CONFIG,
@@ -268,6 +279,25 @@ def test_an_empty_data_set_is_refused(digits, tmp_path, run_tool):
     assert result.returncode == 1
     assert f"data_root='{digits}' is empty" in result.stderr
     assert "'dog'" in result.stderr
+
+
+def test_boxes_without_masks_are_refused(digits, tmp_path, run_tool):
+    annotations = digits / 'annotations/instances_train.json'
+    content = json.loads(annotations.read_text())
+    for annotation in content['annotations']:
+        del annotation['segmentation']
+    (tmp_path / 'boxes.json').write_text(json.dumps(content))
+    result = run_tool(
+        'train.py', CONFIG, '--work-dir', tmp_path / 'work',
+        *options(
+            digits, f'train_dataloader.dataset.ann_file={tmp_path}/boxes.json'
+        ),
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert 'has no mask' in last
+    assert f'{tmp_path}/boxes.json' in last
 
 
 def test_broken_annotations_are_named(digits, tmp_path, run_tool):

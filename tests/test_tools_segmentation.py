@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -126,3 +127,23 @@ def test_tta_is_of_all_scales_and_flips(trained, config, tmp_path, run_tool):
     assert 'SegTTAModel' in result.stdout
     assert 0 <= read_metrics(tmp_path)['mIoU'] <= 100
     assert len(list((tmp_path / 'labels').iterdir())) == 2
+
+
+def test_a_label_outside_the_classes_is_named(
+    config, digits, tmp_path, run_tool
+):
+    labels = tmp_path / 'labels'
+    shutil.copytree(digits / 'labels/train', labels)
+    wrong = labels / '000003.png'
+    label = cv2.imread(str(wrong), cv2.IMREAD_UNCHANGED)
+    label[:] = 42
+    cv2.imwrite(str(wrong), label)
+    result = run_tool(
+        'train.py', config, '--work-dir', tmp_path / 'work', '--cfg-options',
+        f'train_dataloader.dataset.data_prefix.seg_map_path={labels}',
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert f'{wrong} holds the label values [42]' in last
+    assert '11 classes are 0 to 10' in last

@@ -5,7 +5,11 @@ import sys
 
 from mmengine.config import Config
 
-from mmbiformer.engine.checks import check_checkpoint, check_data
+from mmbiformer.engine.checks import (
+    check_checkpoint,
+    check_classes,
+    check_data,
+)
 from mmbiformer.engine.config import (
     add_config_arguments,
     add_run_arguments,
@@ -55,6 +59,7 @@ def make_config(args: argparse.Namespace) -> Config:
         args.local_rank,
     )
     check_data(cfg, ['test_dataloader'])
+    check_classes(cfg, ['test_dataloader'])
     check_checkpoint(args.checkpoint)
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:

@@ -5,7 +5,11 @@ import sys
 
 from mmengine.config import Config
 
-from mmbiformer.engine.checks import check_data, check_pretrained
+from mmbiformer.engine.checks import (
+    check_classes,
+    check_data,
+    check_pretrained,
+)
 from mmbiformer.engine.config import (
     add_config_arguments,
     add_run_arguments,
@@ -59,6 +63,7 @@ def make_config(args: argparse.Namespace) -> Config:
     if args.resume is not None:
         set_resume(cfg, args.resume)
     check_data(cfg, ['train_dataloader', 'val_dataloader'])
+    check_classes(cfg, ['train_dataloader', 'val_dataloader'])
     check_pretrained(cfg)
     init_cpu_process_group(cfg.launcher)
     return cfg
