@@ -141,7 +141,8 @@ def _dataset_classes(
     classes = (dataset.get('metainfo') or {}).get('classes')
     where = f'{loader}.dataset.metainfo.classes'
     if classes is None:
-        kind = registry.get(dataset['type'])
+        kind = dataset['type']
+        kind = registry.get(kind) if isinstance(kind, str) else kind
         classes = getattr(kind, 'METAINFO', {}).get('classes')
         where = f"{loader}.dataset's type {dataset['type']}"
     if classes is not None:

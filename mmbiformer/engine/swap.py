@@ -70,14 +70,13 @@ def swap_backbone(cfg: Config, donor: Config) -> Tuple[dict, List[str]]:
     if 'pretrained' in cfg.model:
         model['pretrained'] = None
     model = _changes(model, cfg.model)
-    model['backbone'] = dict(
-        _delete_=True,
-        **donor.model.backbone,
-        out_indices=tuple(levels[i] for i in read),
-    )
+    backbone = dict(_delete_=True, **donor.model.backbone)
+    backbone['out_indices'] = tuple(levels[i] for i in read)
+    model['backbone'] = backbone
     optim_wrapper = _swap_optimizer(cfg.optim_wrapper, donor.optim_wrapper)
+    imports = cfg.get('custom_imports', {}).get('imports', [])
     settings = dict(
-        custom_imports=dict(imports=['mmbiformer']),
+        custom_imports=dict(imports=[*imports, 'mmbiformer']),
         model=model,
         optim_wrapper=optim_wrapper,
     )
