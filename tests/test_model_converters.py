@@ -153,9 +153,9 @@ def read(name):
 @pytest.mark.parametrize(
     ('name', 'arch'),
     [
-        ('maskrcnn_biformer_base', 'base'),
+        pytest.param('maskrcnn_biformer_base', 'base', marks=pytest.mark.slow),
         ('retinanet_biformer', 'small'),
-        ('sfpn_biformer', 'small'),
+        pytest.param('sfpn_biformer', 'small', marks=pytest.mark.slow),
         ('upernet_biformer_base', 'base'),
     ],
 )

@@ -274,6 +274,9 @@ def test_an_empty_data_set_is_refused(digits, tmp_path, run_tool):
         f'train_dataloader.dataset.data_root={digits}/',
         f'val_dataloader.dataset.data_root={digits}/',
         f'train_dataloader.dataset.{names}',
+        f'val_dataloader.dataset.{names}',
+        'model.roi_head.bbox_head.num_classes=1',
+        'model.roi_head.mask_head.num_classes=1',
         check=False,
     )  # fmt: skip
     assert result.returncode == 1
