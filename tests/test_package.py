@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -94,3 +95,52 @@ def test_an_old_version_is_refused_by_name(installed, tmp_path, module):
     )
     assert result.returncode == 1
     assert f'{module} 0.0.1 is installed' in result.stderr.splitlines()[-1]
+
+
+def test_inferencers_take_its_configs_by_name(installed, tmp_path):
+    result = run_python(
+        'import numpy as np\n'
+        'import mmbiformer\n'
+        'from mmdet.apis import DetInferencer\n'
+        'from mmengine.hub import get_config\n'
+        'from mmseg.apis import MMSegInferencer\n'
+        'image = np.zeros((64, 64, 3), np.uint8)\n'
+        "name = 'mmbiformer::detection/retinanet_biformer_tiny.py'\n"
+        'inferencer = DetInferencer(get_config(name))\n'
+        "print(len(inferencer(image)['predictions']))\n"
+        "name = 'mmbiformer::segmentation/sfpn_biformer_tiny.py'\n"
+        'inferencer = MMSegInferencer(get_config(name))\n'
+        "print(inferencer(image)['predictions'].shape)\n",
+        installed,
+        tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    assert '1' in lines
+    assert '(64, 64)' in lines
+
+
+def test_the_model_index_names_every_recipe():
+    """In the format that mim and the package model-index read."""
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    collections, models = [], []
+    for path in index['Import']:
+        content = yaml.safe_load((ROOT / path).read_text())
+        collections += [c['Name'] for c in content.get('Collections', [])]
+        models += content['Models']
+    configs = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / 'configs').glob('*/*.py')
+        if '_base_' not in path.parts
+    }
+    assert sorted(model['Config'] for model in models) == sorted(configs)
+    for model in models:
+        assert model['Name'] == Path(model['Config']).stem
+        assert model['In Collection'] in collections
+        # None that this project could vouch for.
+        assert 'Weights' not in model
+        if 'Results' in model:
+            reported = model['Metadata']['Results Reported By']
+            assert reported == 'the authors'
+            for result in model['Results']:
+                assert set(result) == {'Task', 'Dataset', 'Metrics'}

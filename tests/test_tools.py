@@ -80,6 +80,23 @@ def test_tta_merges_boxes(trained, digits, tmp_path, run_tool):
     assert 'coco/segm_mAP' not in result.stdout
 
 
+def test_tta_takes_scales_from_the_config(trained, digits, tmp_path, run_tool):
+    config = tmp_path / 'config.py'
+    config.write_text(
+        f"_base_ = ['{CONFIG}', 'mmdet::retinanet/retinanet_tta.py']\n"
+    )
+    scales = [
+        f'tta_pipeline.1.transforms.0.{i}.scale=({side},{side})'
+        for i, side in enumerate((96, 128, 160))
+    ]
+    result = run_tool(
+        'test.py', config, trained / 'epoch_2.pth', '--work-dir', tmp_path,
+        '--tta', *options(digits, *scales),
+    )  # fmt: skip
+    assert 'scale=(\n' in result.stdout
+    assert 'coco/bbox_mAP' in result.stdout
+
+
 @pytest.mark.parametrize('how', ['auto', 'path'])
 def test_resuming_goes_on_where_training_stopped(
     trained, digits, tmp_path, run_tool, how
@@ -193,6 +210,17 @@ class TestBadInput:
             'tools/dataset_converters/digits.py',
         )
 
+    def test_other_number_of_classes(self, run_tool, tmp_path, digits):
+        result = self.train(
+            run_tool, tmp_path, CONFIG,
+            *options(digits, 'model.roi_head.bbox_head.num_classes=11'),
+        )  # fmt: skip
+        assert_refused(
+            result,
+            'model.roi_head.bbox_head.num_classes=11',
+            'metainfo.classes has 10 names',
+        )
+
     def test_no_pretrained_weights(self, run_tool, tmp_path, digits):
         result = self.train(
             run_tool, tmp_path, CONFIG,
@@ -246,11 +274,33 @@ def test_an_empty_data_set_is_refused(digits, tmp_path, run_tool):
         f'train_dataloader.dataset.data_root={digits}/',
         f'val_dataloader.dataset.data_root={digits}/',
         f'train_dataloader.dataset.{names}',
+        f'val_dataloader.dataset.{names}',
+        'model.roi_head.bbox_head.num_classes=1',
+        'model.roi_head.mask_head.num_classes=1',
         check=False,
     )  # fmt: skip
     assert result.returncode == 1
     assert f"data_root='{digits}' is empty" in result.stderr
     assert "'dog'" in result.stderr
+
+
+def test_boxes_without_masks_are_refused(digits, tmp_path, run_tool):
+    annotations = digits / 'annotations/instances_train.json'
+    content = json.loads(annotations.read_text())
+    for annotation in content['annotations']:
+        del annotation['segmentation']
+    (tmp_path / 'boxes.json').write_text(json.dumps(content))
+    result = run_tool(
+        'train.py', CONFIG, '--work-dir', tmp_path / 'work',
+        *options(
+            digits, f'train_dataloader.dataset.ann_file={tmp_path}/boxes.json'
+        ),
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert 'has no mask' in last
+    assert f'{tmp_path}/boxes.json' in last
 
 
 def test_broken_annotations_are_named(digits, tmp_path, run_tool):

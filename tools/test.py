@@ -5,8 +5,13 @@ import sys
 
 from mmengine.config import Config
 
-from mmbiformer.engine.checks import check_checkpoint, check_data
+from mmbiformer.engine.checks import (
+    check_checkpoint,
+    check_classes,
+    check_data,
+)
 from mmbiformer.engine.config import (
+    add_config_arguments,
     add_run_arguments,
     enable_drawing,
     enable_tta,
@@ -19,7 +24,7 @@ from mmbiformer.engine.runner import build_runner
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='test config file path')
+    add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--out',
@@ -54,6 +59,7 @@ def make_config(args: argparse.Namespace) -> Config:
         args.local_rank,
     )
     check_data(cfg, ['test_dataloader'])
+    check_classes(cfg, ['test_dataloader'])
     check_checkpoint(args.checkpoint)
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:

@@ -5,8 +5,13 @@ import sys
 
 from mmengine.config import Config
 
-from mmbiformer.engine.checks import check_data, check_pretrained
+from mmbiformer.engine.checks import (
+    check_classes,
+    check_data,
+    check_pretrained,
+)
 from mmbiformer.engine.config import (
+    add_config_arguments,
     add_run_arguments,
     enable_amp,
     enable_auto_scale_lr,
@@ -19,7 +24,7 @@ from mmbiformer.engine.runner import build_runner
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='train config file path')
+    add_config_arguments(parser)
     parser.add_argument(
         '--amp',
         action='store_true',
@@ -58,6 +63,7 @@ def make_config(args: argparse.Namespace) -> Config:
     if args.resume is not None:
         set_resume(cfg, args.resume)
     check_data(cfg, ['train_dataloader', 'val_dataloader'])
+    check_classes(cfg, ['train_dataloader', 'val_dataloader'])
     check_pretrained(cfg)
     init_cpu_process_group(cfg.launcher)
     return cfg

@@ -2,10 +2,5 @@
 _base_ = 'maskrcnn_biformer.py'
 
 model = dict(
-    backbone=dict(
-        arch='base',
-        drop_path_rate=0.3,
-        init_cfg=dict(checkpoint='checkpoints/biformer_base_best.pth'),
-    ),
-    neck=dict(in_channels=[96, 192, 384, 768]),
+    backbone=_base_.biformer.base, neck=dict(in_channels=_base_.channels.base)
 )

@@ -1,5 +1,7 @@
-"""Safe loading of checkpoints: weights and plain data, never code."""
+"""Checkpoint files: loaded without running code, written whole or not."""
 
+import hashlib
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -120,6 +122,68 @@ def load_from_http(
         torch.hub.download_url_to_file(filename, str(path))
     barrier()
     return load_from_local(str(path), map_location)
+
+
+def check_output(path: Path, force: bool) -> None:
+    """Refuse to overwrite a file, or to write where there is no folder.
+
+    Args:
+        path (Path): File to write.
+        force (bool): Whether it may exist.
+
+    Raises:
+        FileExistsError: If it exists and may not.
+        NotADirectoryError: If its folder is not there.
+    """
+    if path.is_dir() or (path.exists() and not force):
+        raise FileExistsError(
+            f'{str(path)!r} exists already; name another file'
+            + ('' if path.is_dir() else ', or overwrite it by --force')
+        )
+    if not path.parent.is_dir():
+        raise NotADirectoryError(f'{str(path.parent)!r} is not a folder')
+
+
+def save_atomically(
+    checkpoint: Any, path: Path, force: bool = False, add_hash: bool = False
+) -> Path:
+    """Save a checkpoint, visible under its name only when it is whole.
+
+    Args:
+        checkpoint (Any): What to save.
+        path (Path): File to write.
+        force (bool): Whether it may exist. Default: False.
+        add_hash (bool): Put the first eight digits of the file's sha256 into
+            its name, as OpenMMLab's model zoos do: ``name-0123abcd.pth``.
+            Default: False.
+
+    Returns:
+        Path: The file.
+
+    Raises:
+        FileExistsError: If it exists and may not.
+        NotADirectoryError: If its folder is not there.
+    """
+    check_output(path, force or add_hash)
+    scratch = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        # Through a file object, as torch writes a file's name into it, and
+        # the same weights are to have the same hash.
+        with open(scratch, 'xb') as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if add_hash:
+            digest = hashlib.sha256()
+            with open(scratch, 'rb') as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+            path = path.with_name(f'{path.stem}-{digest.hexdigest()[:8]}.pth')
+        check_output(path, force)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return path
 
 
 def register_safe_loading() -> None:

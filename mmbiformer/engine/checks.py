@@ -1,9 +1,12 @@
 """What must be there before a run starts."""
 
 import os.path as osp
-from typing import Iterator, Sequence, Tuple
+from typing import Iterator, Sequence, Tuple, Union
 
 from mmengine.config import Config
+from mmengine.registry import DATASETS, Registry
+from torch import Tensor
+from torch.utils.data import Dataset
 
 # Where the two frameworks say how the data sets that they know are laid out.
 _GUIDES = {
@@ -12,6 +15,10 @@ _GUIDES = {
     'mmseg': 'https://mmsegmentation.readthedocs.io/en/latest/user_guides/'
     '2_dataset_prepare.html',
 }
+
+
+# Heads whose classes are those of the data set.
+_HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
 
 
 def _is_local(path: object) -> bool:
@@ -71,6 +78,137 @@ def check_data(cfg: Config, dataloaders: Sequence[str]) -> None:
             'the data set is not there. Looked for\n'
             + '\n'.join(missing)
             + f'\nTo prepare it: {how}'
+        )
+
+
+def check_classes(cfg: Config, dataloaders: Sequence[str]) -> None:
+    """Check that heads and data sets have the same number of classes.
+
+    Args:
+        cfg (Config): Config of a run.
+        dataloaders (Sequence[str]): Keys of the dataloaders to check; those
+            that the config sets to None are passed over.
+
+    Raises:
+        ValueError: If they do not, or the classes are no list of names.
+    """
+    heads = dict(_heads(cfg.model, 'model'))
+    for loader in dataloaders:
+        if cfg.get(loader) is None:
+            continue
+        with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
+            named = list(
+                _dataset_classes(cfg[loader].dataset, loader, registry)
+            )
+        for where, classes in named:
+            if isinstance(classes, str):
+                raise ValueError(
+                    f'{where} must be a tuple of names, got {classes!r}; one '
+                    f'class is written ({classes!r},)'
+                )
+            for head, count in heads.items():
+                if count != len(classes):
+                    raise ValueError(
+                        f'{head}.num_classes={count}, but {where} has '
+                        f'{len(classes)} names; every head must have as many '
+                        'classes as the data set'
+                    )
+
+
+def _heads(node: object, where: str) -> Iterator[Tuple[str, int]]:
+    """Yield each head that predicts the data set's classes, and how many."""
+    if isinstance(node, (list, tuple)):
+        for index, value in enumerate(node):
+            yield from _heads(value, f'{where}.{index}')
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if key in ('roi_head', *_HEADS):
+                yield from _heads(value, f'{where}.{key}')
+        if where.rstrip('.0123456789').endswith(_HEADS):
+            count = node.get('num_classes')
+            if isinstance(count, int):
+                yield where, count
+
+
+def _dataset_classes(
+    dataset: dict, loader: str, registry: Registry
+) -> Iterator[Tuple[str, Union[str, Sequence[str]]]]:
+    """Yield where the classes of a data set are named, and the classes."""
+    for key in ('dataset', 'datasets'):
+        inner = dataset.get(key, [])
+        for one in inner if isinstance(inner, (list, tuple)) else [inner]:
+            yield from _dataset_classes(one, loader, registry)
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    where = f'{loader}.dataset.metainfo.classes'
+    if classes is None:
+        kind = dataset['type']
+        kind = registry.get(kind) if isinstance(kind, str) else kind
+        classes = getattr(kind, 'METAINFO', {}).get('classes')
+        where = f"{loader}.dataset's type {dataset['type']}"
+    if classes is not None:
+        yield where, classes
+
+
+def check_annotations(dataset: Dataset, name: str, images: int = 100) -> None:
+    """Check that a detection data set holds what its pipeline needs.
+
+    Args:
+        dataset (Dataset): The data set, fully initialized.
+        name (str): What to call it.
+        images (int): How many of its images to look at. Default: 100.
+
+    Raises:
+        ValueError: If a class has no category, which would shift the labels
+            of those behind it, or instances have no mask and need one.
+    """
+    while hasattr(dataset, 'dataset'):
+        dataset = dataset.dataset
+    classes = dataset.metainfo.get('classes') or ()
+    found = getattr(dataset, 'cat_ids', None)
+    if found is not None and len(found) < len(classes):
+        raise ValueError(
+            f'{name}: only {len(found)} of the {len(classes)} names in '
+            f'metainfo.classes={classes} are categories of the annotations; '
+            'they must be written as there'
+        )
+    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    if not any(getattr(step, 'with_mask', False) for step in steps):
+        return
+    for index in range(min(images, len(dataset))):
+        info = dataset.get_data_info(index)
+        for instance in info.get('instances', ()):
+            if 'mask' not in instance and not instance.get('ignore_flag'):
+                raise ValueError(
+                    f'{name}: an instance of {info["img_path"]} has no mask '
+                    "('segmentation' is missing or empty in the "
+                    'annotations); a detector with masks, such as Mask R-CNN, '
+                    'needs one for each, others, such as RetinaNet, do without'
+                )
+
+
+def check_labels(
+    labels: Tensor, classes: int, ignore_index: int, name: str
+) -> None:
+    """Check that a label map holds classes only.
+
+    Args:
+        labels (Tensor): Label map of any shape.
+        classes (int): Number of classes.
+        ignore_index (int): The value that stands for no class.
+        name (str): What to call the map.
+
+    Raises:
+        ValueError: If there is any other value.
+    """
+    outside = (labels < 0) | (labels >= classes)
+    outside &= (labels != ignore_index) & (labels != 255)
+    if outside.any():
+        values = labels[outside].unique().tolist()
+        raise ValueError(
+            f'{name} holds the label values {values[:10]}, and the '
+            f'{classes} classes are 0 to {classes - 1} ({ignore_index} is '
+            'ignored). Should 0 be ignored and 1 be the first class: '
+            'reduce_zero_label=True'
         )
 
 

@@ -17,6 +17,23 @@ TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation'}
 """dict[str, str]: The task behind each ``default_scope`` that is allowed."""
 
 
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the config and what overrides it.
+
+    Args:
+        parser (argparse.ArgumentParser): The tool's parser.
+    """
+    parser.add_argument('config', help='config file path')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config; lists as key="[a,b]" or '
+        'key=a,b, nested ones as key="[(a,b),(c,d)]", without white space',
+    )
+
+
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and testing share.
 
@@ -25,14 +42,6 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument(
         '--work-dir', help='the directory to save logs, models and metrics'
-    )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config; lists as key="[a,b]" or '
-        'key=a,b, nested ones as key="[(a,b),(c,d)]", without white space',
     )
     parser.add_argument(
         '--launcher',
@@ -50,26 +59,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_config(
-    path: str,
-    cfg_options: Optional[dict] = None,
-    work_dir: Optional[str] = None,
-    launcher: str = 'none',
-    local_rank: int = 0,
-) -> Config:
-    """Load a config as OpenMMLab's tools do.
+def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
+    """Read a config file with all that it inherits.
 
     Args:
         path (str): Config file.
         cfg_options (dict, optional): Values that replace the file's. Default:
             None.
-        work_dir (str, optional): Folder of the run. Default: None, which
-            means the config's ``work_dir`` or, failing that,
-            ``./work_dirs/<name of the config>``.
-        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
-            Default: ``'none'``.
-        local_rank (int): Number of this process on its machine, which
-            mmengine reads from the environment. Default: 0.
 
     Returns:
         Config: The merged config.
@@ -87,6 +83,38 @@ def load_config(
     if cfg_options:
         cfg.merge_from_dict(cfg_options)
     task_of(cfg)
+    return cfg
+
+
+def load_config(
+    path: str,
+    cfg_options: Optional[dict] = None,
+    work_dir: Optional[str] = None,
+    launcher: str = 'none',
+    local_rank: int = 0,
+) -> Config:
+    """Load the config of a run as OpenMMLab's tools do.
+
+    Args:
+        path (str): Config file.
+        cfg_options (dict, optional): Values that replace the file's. Default:
+            None.
+        work_dir (str, optional): Folder of the run. Default: None, which
+            means the config's ``work_dir`` or, failing that,
+            ``./work_dirs/<name of the config>``.
+        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+            Default: ``'none'``.
+        local_rank (int): Number of this process on its machine, which
+            mmengine reads from the environment. Default: 0.
+
+    Returns:
+        Config: The merged config.
+
+    Raises:
+        FileNotFoundError: As :func:`read_config`.
+        ValueError: As :func:`read_config`.
+    """
+    cfg = read_config(path, cfg_options)
     cfg.launcher = launcher
     os.environ['LOCAL_RANK'] = str(local_rank)
     if work_dir is not None:

@@ -6,6 +6,7 @@ from typing import Callable, Optional, Union
 
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.hooks import Hook
 from mmengine.model import (
     BaseTTAModel,
     is_model_wrapper,
@@ -16,11 +17,53 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from .checks import check_annotations, check_labels
+
+
+class LabelCheck(Hook):
+    """Refuse label maps with values that are no class.
+
+    The loss would end with an index out of range, on a GPU with an assertion
+    that names nothing, and the metric would pass over them.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def _before_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Optional[dict] = None,
+        mode: str = 'train',
+    ) -> None:
+        """Check the labels of a batch."""
+        dataset = getattr(runner, f'{mode}_dataloader').dataset
+        classes = dataset.metainfo.get('classes')
+        samples = (data_batch or {}).get('data_samples', ())
+        if not classes:
+            return
+        for sample in samples:
+            # With test-time augmentation, the views of an image.
+            sample = sample[0] if isinstance(sample, list) else sample
+            if 'gt_sem_seg' in sample:
+                check_labels(
+                    sample.gt_sem_seg.data,
+                    len(classes),
+                    getattr(dataset, 'ignore_index', 255),
+                    sample.get('seg_map_path', 'a label map'),
+                )
+
 
 class CheckedRunner(Runner):
-    """A Runner that refuses empty data sets and weights of other models."""
+    """A Runner that refuses data and weights which do not fit the config."""
 
     _testing = False
+
+    def register_default_hooks(self, hooks: Optional[dict] = None) -> None:
+        """Register the default hooks, and the check of the labels."""
+        super().register_default_hooks(hooks)
+        if self.cfg.get('default_scope') == 'mmseg':
+            self.register_hook(LabelCheck())
 
     @staticmethod
     def build_dataloader(
@@ -48,6 +91,9 @@ class CheckedRunner(Runner):
             _refuse_empty(dataset)
         if not len(loader.dataset):
             _refuse_empty(dataloader['dataset'])
+        if isinstance(dataloader, dict):
+            name = f'data set {_settings_of(dataloader["dataset"])}'
+            check_annotations(loader.dataset, name)
         return loader
 
     def wrap_model(

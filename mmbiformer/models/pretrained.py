@@ -15,8 +15,20 @@ _STAGE = re.compile(r'(?:stages|downsample_layers)\.(\d+)\.')
 _MAY_BE_MISSING = re.compile(r'extra_norms\.')
 
 
-def _state_dict_of(checkpoint: object, filename: str) -> Mapping[str, Tensor]:
-    """Return the weights: the authors', mmengine's, or bare ones."""
+def state_dict_of(checkpoint: object, filename: str) -> Mapping[str, Tensor]:
+    """Return the weights in what a checkpoint file holds.
+
+    Args:
+        checkpoint (object): Weights under ``model`` (the authors' files),
+            under ``state_dict`` (OpenMMLab's), or bare.
+        filename (str): What to call the file.
+
+    Returns:
+        Mapping[str, Tensor]: The weights by name.
+
+    Raises:
+        ValueError: If there are none.
+    """
     weights = checkpoint
     for key in ('model', 'state_dict'):
         if isinstance(checkpoint, Mapping) and key in checkpoint:
@@ -40,8 +52,16 @@ def _state_dict_of(checkpoint: object, filename: str) -> Mapping[str, Tensor]:
     return weights
 
 
-def _list_some(names: list, limit: int = 8) -> str:
-    """Join names for a message, with a count of those left out."""
+def list_some(names: list, limit: int = 8) -> str:
+    """Join names for a message, with a count of them where there are many.
+
+    Args:
+        names (list): The names.
+        limit (int): How many to show. Default: 8.
+
+    Returns:
+        str: The message's part.
+    """
     more = f', … ({len(names)} in all)' if len(names) > limit else ''
     return ', '.join(names[:limit]) + more
 
@@ -76,7 +96,7 @@ def load_pretrained(
         logger='current',
     )
     loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location)
-    weights: Dict[str, Tensor] = dict(_state_dict_of(loaded, checkpoint))
+    weights: Dict[str, Tensor] = dict(state_dict_of(loaded, checkpoint))
     if prefix:
         prefix = prefix if prefix.endswith('.') else f'{prefix}.'
         weights = {
@@ -116,7 +136,7 @@ def load_pretrained(
     ]
     if missing or surplus or reshaped:
         problems = [
-            f'{kind}: {_list_some(names)}'
+            f'{kind}: {list_some(names)}'
             for kind, names in (
                 ('missing', missing),
                 ('surplus', surplus),

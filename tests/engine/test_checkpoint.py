@@ -6,7 +6,7 @@ import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmbiformer.engine.checkpoint import MMENGINE_TYPES
+from mmbiformer.engine.checkpoint import MMENGINE_TYPES, save_atomically
 
 
 class Payload:
@@ -102,3 +102,19 @@ def test_another_file_is_said_to_be_so(tmp_path):
     path.write_text('<html>404 Not Found</html>')
     with pytest.raises(RuntimeError, match='not a PyTorch checkpoint'):
         load(path)
+
+
+def test_saving_overwrites_only_when_told(tmp_path):
+    path = tmp_path / 'a.pth'
+    save_atomically(dict(x=1), path)
+    with pytest.raises(FileExistsError, match=r'a\.pth.*--force'):
+        save_atomically(dict(x=2), path)
+    assert load(path) == dict(x=1)
+    save_atomically(dict(x=2), path, force=True)
+    assert load(path) == dict(x=2)
+    with pytest.raises(NotADirectoryError, match='nowhere'):
+        save_atomically(dict(x=1), tmp_path / 'nowhere/a.pth')
+    with pytest.raises(AttributeError):
+        save_atomically(lambda: None, path, force=True)
+    assert load(path) == dict(x=2)
+    assert os.listdir(tmp_path) == ['a.pth']

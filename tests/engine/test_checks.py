@@ -1,7 +1,16 @@
+from types import SimpleNamespace
+
 import pytest
+import torch
 from mmengine.config import Config
 
-from mmbiformer.engine.checks import check_data, check_pretrained
+from mmbiformer.engine.checks import (
+    check_annotations,
+    check_classes,
+    check_data,
+    check_labels,
+    check_pretrained,
+)
 
 
 def make_config(**dataset):
@@ -51,3 +60,39 @@ def test_missing_weights_name_the_setting():
         error.value
     )
     assert 'model.backbone.init_cfg=None' in str(error.value)
+
+
+def test_classes_of_heads_and_data_are_compared():
+    cfg = make_config(metainfo=dict(classes=('a', 'b')))
+    head = dict(num_classes=2)
+    cfg.model = dict(
+        roi_head=dict(bbox_head=[head, dict(num_classes=3)], mask_head=head)
+    )
+    names = ['train_dataloader', 'other']
+    with pytest.raises(ValueError) as error:
+        check_classes(cfg, names)
+    assert 'model.roi_head.bbox_head.1.num_classes=3' in str(error.value)
+    cfg.model.roi_head.bbox_head[1].num_classes = 2
+    check_classes(cfg, names)
+    # Without names of its own, it has those of its type.
+    cfg.train_dataloader.dataset.metainfo = None
+    with pytest.raises(ValueError, match='CocoDataset has 80 names'):
+        check_classes(cfg, names)
+    cfg.train_dataloader.dataset.metainfo = dict(classes='digit')
+    with pytest.raises(ValueError, match=r"\('digit',\)"):
+        check_classes(cfg, names)
+
+
+def test_a_class_without_a_category_is_refused():
+    data = SimpleNamespace(metainfo=dict(classes=('a', 'b')), cat_ids=[7])
+    with pytest.raises(ValueError, match='only 1 of the 2 names'):
+        check_annotations(data, 'this data set')
+    data.cat_ids = [7, 8]
+    check_annotations(data, 'this data set')
+
+
+def test_label_values():
+    labels = torch.tensor([[0, 2], [255, 1]])
+    check_labels(labels, 3, 255, 'a.png')
+    with pytest.raises(ValueError, match=r'a\.png.*\[2\].*0 to 1'):
+        check_labels(labels, 2, 255, 'a.png')

@@ -1,0 +1,30 @@
+_base_ = 'mmseg::_base_/datasets/ade20k.py'
+data_preparation = 'see "Train on ADE20K" in README.md'
+
+num_classes = 150
+
+# Six scales, each with its mirror image. The scales are those of the scale
+# for one-scale tests, as in the authors' (mmseg 0.x); mmseg's own pipeline
+# takes them of the picture's.
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(
+                    type='Resize',
+                    scale=(int(2048 * ratio), int(512 * ratio)),
+                    keep_ratio=True,
+                )
+                for ratio in _base_.img_ratios
+            ],
+            [
+                dict(type='RandomFlip', prob=0.0, direction='horizontal'),
+                dict(type='RandomFlip', prob=1.0, direction='horizontal'),
+            ],
+            [dict(type='LoadAnnotations')],
+            [dict(type='PackSegInputs')],
+        ],
+    ),
+]

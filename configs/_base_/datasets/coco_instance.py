@@ -1,0 +1,2 @@
+_base_ = 'mmdet::_base_/datasets/coco_instance.py'
+data_preparation = 'see "Train on COCO" in README.md'

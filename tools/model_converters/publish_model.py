@@ -1,0 +1,49 @@
+"""Publish a checkpoint: without the optimizer, its hash in the name."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmbiformer.engine.checkpoint import load_from_local, save_atomically
+from mmbiformer.engine.conversion import strip_checkpoint
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('in_file', help='checkpoint to publish')
+    parser.add_argument(
+        'out_file',
+        type=Path,
+        help='NAME.pth, which becomes NAME-<8 digits of its sha256>.pth',
+    )
+    parser.add_argument(
+        '--save-keys',
+        nargs='+',
+        default=['meta', 'state_dict'],
+        help='what to keep of the checkpoint (default: meta state_dict)',
+    )
+    parser.add_argument(
+        '--force', action='store_true', help='overwrite where it exists'
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        checkpoint, left_out = strip_checkpoint(
+            load_from_local(args.in_file, map_location='cpu'),
+            args.in_file,
+            args.save_keys,
+        )
+        path = save_atomically(
+            checkpoint, args.out_file, args.force, add_hash=True
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        sys.exit(f'publish_model.py: error: {error}')
+    print(f'left out: {", ".join(left_out) or "nothing"}')
+    print(f'written to {path}')
+
+
+if __name__ == '__main__':
+    main()

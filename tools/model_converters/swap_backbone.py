@@ -1,0 +1,71 @@
+"""Put BiFormer under the heads of another config of mmdet or mmseg.
+
+    swap_backbone.py mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py \
+dino_biformer.py --arch small
+
+writes a config that inherits from the first, with BiFormer as in our Mask
+R-CNN (mmdet) or UperNet (mmseg) recipe: its weights, drop path and image
+normalization; the channels that the neck or heads take; and the optimizer,
+where the config has not AdamW already, with no decay of the norms.
+"""
+
+import argparse
+import os.path as osp
+import sys
+from pathlib import Path
+
+from mmengine.hub import get_config
+
+from mmbiformer.engine.checkpoint import check_output
+from mmbiformer.engine.config import read_config, task_of
+from mmbiformer.engine.swap import render_config, swap_backbone
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+DONORS = dict(detection='maskrcnn_biformer', segmentation='upernet_biformer')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'config', help='config file path, or a name as mmdet::FOLDER/FILE.py'
+    )
+    parser.add_argument('out', type=Path, help='config file to write')
+    parser.add_argument(
+        '--arch', choices=['tiny', 'small', 'base'], default='small'
+    )
+    parser.add_argument(
+        '--donor',
+        help='another config whose BiFormer to take, instead of --arch',
+    )
+    parser.add_argument(
+        '--force', action='store_true', help='overwrite OUT where it exists'
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        check_output(args.out, args.force)
+        name = args.config
+        if '::' in name:
+            cfg = get_config(name)
+        else:
+            cfg = read_config(name)
+            name = osp.relpath(name, args.out.parent)
+        suffix = '' if args.arch == 'small' else f'_{args.arch}'
+        task = task_of(cfg)
+        donor = CONFIGS / task / f'{DONORS[task]}{suffix}.py'
+        donor = read_config(args.donor or str(donor))
+        settings, notes = swap_backbone(cfg, donor)
+    except (OSError, RuntimeError, ValueError) as error:
+        sys.exit(f'swap_backbone.py: error: {error}')
+    args.out.write_text(render_config(name, settings))
+    print(f'written to {args.out}', *notes, sep='\n')
+
+
+if __name__ == '__main__':
+    main()
