@@ -24,8 +24,10 @@ lint:  ## set up and lint
 	@$(IN_ENV) ruff check .
 	@$(IN_ENV) ruff format --check .
 
+# A file of tests on each core; more threads would only wait for each other.
 test: lint  ## set up, lint and run the tests
-	@$(IN_ENV) python -m pytest -m 'not slow'
+	@OMP_NUM_THREADS=1 $(IN_ENV) \
+		python -m pytest -m 'not slow' -n auto --dist loadfile
 
-test-slow:  ## set up and run the tests that take minutes: the demo's AP
+test-slow:  ## set up and run the tests that take minutes, the demo's AP among them
 	@$(IN_ENV) python -m pytest -m slow

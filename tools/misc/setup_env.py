@@ -57,7 +57,8 @@ print(json.dumps(dict(
         and has('mmdet', 'onedl-mmdetection')
         and has('mmsegmentation', 'onedl-mmsegmentation')),
     tools=all(map(has, (
-        'hypothesis', 'pytest', 'ruff', 'scikit-learn', 'selenium'))),
+        'hypothesis', 'pytest', 'pytest-xdist', 'ruff', 'scikit-learn',
+        'selenium'))),
     mmbiformer=folder('mmbiformer'))))
 """
 
