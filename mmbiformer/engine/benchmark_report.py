@@ -249,7 +249,7 @@ def plot(results: Sequence[Result], setting: Setting, path: Path) -> None:
     left.legend()
     machine = describe_machine(setting)
     where = machine.get('GPU') or (
-        f'{machine["CPU"]}, {setting.threads} threads'
+        f'{machine["CPU"]}, threads: {setting.threads}'
     )
     figure.suptitle(
         f'batch size {setting.batch_size}, {where}', fontsize='medium'

@@ -114,17 +114,18 @@ def read_tables(text):
     return tables
 
 
-def test_tool_prints_both_forms(run_tool_here):
-    classification, dense = read_tables(run_tool_here('--arch', 'tiny'))
+def test_tool_prints_both_forms(run_tool):
+    result = run_tool('analysis_tools/get_flops.py', '--arch', 'tiny')
+    classification, dense = read_tables(result.stdout)
     assert classification['total'] == ['13.14', '2.23']
     assert dense['total'] == ['12.63', '2.23']
     assert classification['stage 3'] == dense['stage 3']
 
 
-def test_tool_counts_a_detector(run_tool):
-    result = run_tool('analysis_tools/get_flops.py', CONFIG, '--shape', 64, 90)
-    assert 'image (64, 90), padded by the model to (64, 96)' in result.stdout
-    model, backbone = read_tables(result.stdout)
+def test_tool_counts_a_detector(run_tool_here):
+    text = run_tool_here(CONFIG, '--shape', 64, 90)
+    assert 'image (64, 90), padded by the model to (64, 96)' in text
+    model, backbone = read_tables(text)
     assert list(model) == ['backbone', 'neck', 'rpn_head', 'roi_head', 'total']
     assert model['backbone'] == backbone['total']
 

@@ -6,11 +6,12 @@ are random and images are noise, so neither checkpoints nor data are needed.
 Backbones, with the paper's n_win for each image size:
   benchmark.py --backbones biformer-small biformer-small:reference swin-tiny
 Whole models (every network, without pre- and post-processing):
-  benchmark.py --configs mmdet::retinanet/retinanet_swin-t-p4-w7_fpn_1x_coco.py
-    configs/detection/maskrcnn_biformer.py --shapes 800x1333
+  benchmark.py --configs configs/detection/maskrcnn_biformer.py
+    mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py --shapes 800x1333
 """
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -221,6 +222,17 @@ def check_outputs(args: argparse.Namespace) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
 
 
+def warn_if_busy() -> None:
+    """Say that others compute, which can slow threads down tenfold."""
+    load, cores = os.getloadavg()[0], os.cpu_count()
+    if load > cores / 4:
+        print(
+            f'benchmark.py: warning: this machine is busy (load {load:.1f} '
+            f'on {cores} cores); the times will not be reliable',
+            file=sys.stderr,
+        )
+
+
 def report(
     args: argparse.Namespace, results: List[Result], setting: Setting
 ) -> None:
@@ -241,6 +253,7 @@ def main() -> None:
         check_outputs(args)
     except (KeyError, OSError, ValueError) as error:
         sys.exit(f'benchmark.py: error: {error}')
+    warn_if_busy()
     results = []
     print(' | '.join(header(args.train)), flush=True)
     for setting in settings:
