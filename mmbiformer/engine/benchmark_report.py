@@ -78,6 +78,11 @@ def _size(result: Result) -> str:
     return '×'.join(map(str, result.shape))
 
 
+def _number(value: float) -> str:
+    """Write a number with three digits at least."""
+    return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
+
+
 def _mib(value: int) -> str:
     """Write bytes as MiB."""
     return f'{value / MIB:,.0f}'
@@ -98,11 +103,11 @@ def result_row(result: Result, train: bool) -> List[str]:
     if result.error is not None:
         return [*name, result.error, *['–'] * (4 if train else 3)]
     low, mid, high = (
-        f'{1000 * f(result.seconds):.4g}' for f in (min, median, max)
+        _number(1000 * f(result.seconds)) for f in (min, median, max)
     )
     cells = [
         f'{mid} ({low}–{high})',
-        f'{result.images_per_second:.3g}',
+        _number(result.images_per_second),
         '–' if result.ratio is None else f'{result.ratio:.2f}',
         _mib(result.peak_bytes),
     ]
