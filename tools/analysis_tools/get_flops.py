@@ -1,0 +1,117 @@
+"""Count parameters and FLOPs (multiply-adds) of a model."""
+
+import argparse
+import sys
+from typing import Tuple
+
+from mmengine.config import DictAction
+
+from mmbiformer.engine.flops import (
+    count_backbone,
+    count_classifier_head,
+    count_model,
+    format_parts,
+)
+from mmbiformer.engine.synthetic import build_model, random_batch, read_config
+from mmbiformer.models import BiFormer
+
+# The sizes for which papers tell FLOPs.
+SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'arch': (224, 224)}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'config',
+        nargs='?',
+        help='config file, or a name such as mmdet::PATH; of ours, '
+        'MMDetection or MMSegmentation',
+    )
+    parser.add_argument(
+        '--arch',
+        choices=list(BiFormer.arch_zoo),
+        help='instead of a config: count this backbone, for classification '
+        'and for dense prediction',
+    )
+    parser.add_argument(
+        '--n-win',
+        type=int,
+        default=7,
+        help='regions per side, with --arch (default: 7)',
+    )
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        metavar='SIDE',
+        help='height and width of the image, or one number for both '
+        '(default: 800 1280 for detection, 512 2048 for segmentation, '
+        '224 224 with --arch)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config',
+    )
+    args = parser.parse_args()
+    if (args.config is None) == (args.arch is None):
+        parser.error('give a config or --arch, one of them')
+    if args.arch and args.cfg_options:
+        parser.error('--cfg-options need a config')
+    if args.shape and (len(args.shape) > 2 or min(args.shape) < 32):
+        parser.error(
+            '--shape takes one or two numbers of at least 32, got '
+            f'--shape {" ".join(map(str, args.shape))}'
+        )
+    return args
+
+
+def shape_of(args: argparse.Namespace, kind: str) -> Tuple[int, int]:
+    if not args.shape:
+        return SHAPES[kind]
+    return args.shape[0], args.shape[-1]
+
+
+def report_arch(args: argparse.Namespace) -> None:
+    """Print a backbone in both its forms."""
+    shape = shape_of(args, 'arch')
+    backbone = BiFormer(args.arch, args.n_win)
+    *stages, norms = count_backbone(backbone, shape)
+    dim = backbone.arch_zoo[args.arch]['dims'][-1]
+    head = count_classifier_head(dim, shape)
+    print(f'BiFormer {args.arch}, n_win {args.n_win}, image {shape}\n')
+    print(format_parts([*stages, head], 'for classification'))
+    print()
+    print(format_parts([*stages, norms], 'for dense prediction'))
+
+
+def report_config(args: argparse.Namespace) -> None:
+    """Print the parts of a model, and the stages of its backbone."""
+    cfg = read_config(args.config, args.cfg_options)
+    scope = cfg.default_scope
+    shape = shape_of(args, scope)
+    model = build_model(cfg)
+    images, samples = random_batch(model, scope, shape)
+    parts, stages = count_model(model, images, samples)
+    padded = tuple(images.shape[2:])
+    note = '' if padded == shape else f', padded by the model to {padded}'
+    print(f'{args.config}, image {shape}{note}\n')
+    print(format_parts(parts, 'model'))
+    if stages:
+        print()
+        print(format_parts(stages, 'backbone'))
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        report_arch(args) if args.arch else report_config(args)
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        sys.exit(f'get_flops.py: error: {error}')
+    print('\nFLOPs are multiply-adds, as the paper and mmengine count.')
+
+
+if __name__ == '__main__':
+    main()
