@@ -429,7 +429,9 @@ class _Worker:
 
     def _ask(self, runs: int) -> Optional[float]:
         """Run some times; return the seconds of one."""
-        self.connection.send(runs)
+        # A process that has died is noticed by its missing answer.
+        with contextlib.suppress(ConnectionError):
+            self.connection.send(runs)
         return self._receive()
 
     def run_round(self) -> None:
