@@ -1,5 +1,8 @@
 """Token-to-token attention in routed regions (equations 6 and 7)."""
 
+import math
+
+import torch
 from torch import Tensor
 
 from .backends import native, reference, sdpa
@@ -48,8 +51,29 @@ def routed_attention(
         Tensor: Map of attended values, of shape (N, H, W, C).
 
     Raises:
+        ValueError: If the maps differ in shape or type, or do not fit the
+            routing.
         RuntimeError: If ``backend`` is ``'native'`` and cannot serve.
     """
+    n_win = math.isqrt(routing.shape[1])
+    if (
+        not q.shape == k.shape == v.shape
+        or not q.dtype == k.dtype == v.dtype
+        or routing.shape[:2] != (q.shape[0], n_win**2)
+        or routing.dtype != torch.int64
+        or q.shape[1] % n_win
+        or q.shape[2] % n_win
+    ):
+        raise ValueError(
+            'q, k and v must be maps (N, H, W, C) of one shape and type, and '
+            'routing int64 of shape (N, S*S, K), where S divides H and W; got '
+            + ', '.join(
+                f'{name} of {tuple(x.shape)} and {x.dtype}'
+                for name, x in zip(
+                    ('q', 'k', 'v', 'routing'), (q, k, v, routing), strict=True
+                )
+            )
+        )
     if backend == 'auto':
         backend = 'native' if native.takes(q, num_heads) else 'sdpa'
     elif backend == 'native' and not native.takes(q, num_heads):

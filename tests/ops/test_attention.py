@@ -253,6 +253,32 @@ def test_without_data(device):
     assert out.device.type == device
 
 
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda q, k, v, r: (q, k[:, :3], v, r),
+        lambda q, k, v, r: (q, k.float(), v, r),
+        lambda q, k, v, r: (q, k, v, r[:1]),
+        lambda q, k, v, r: (q, k, v, r[:, :8]),
+        lambda q, k, v, r: (q, k, v, r.int()),
+        lambda q, k, v, r: (*(x[:, :5] for x in (q, k, v)), r),
+    ],
+)
+def test_maps_that_do_not_fit_are_refused(change):
+    *inputs, heads = make_inputs()
+    with pytest.raises(ValueError, match='S divides H and W; got q of'):
+        routed_attention(*change(*inputs), heads, 0.3)
+
+
+@pytest.mark.parametrize('wrong', [-1, 9])
+@pytest.mark.parametrize('backend', FAST)
+def test_a_routing_out_of_the_map_is_refused(backend, wrong):
+    *maps, routing, heads = make_inputs(n=1)
+    routing[0, 3, 1] = wrong
+    with pytest.raises((IndexError, RuntimeError)):
+        routed_attention(*maps, routing, heads, 0.3, backend)
+
+
 def test_the_compiled_code_says_what_it_takes(monkeypatch):
     q, k, v, routing, heads = make_inputs(head_dim=20)
     with pytest.raises(RuntimeError, match='16 channels.*heads of 20'):

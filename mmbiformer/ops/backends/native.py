@@ -96,6 +96,12 @@ def _call(
     *others: Tensor,
 ) -> None:
     """Call a function of the library, see the end of ``native.cpp``."""
+    # The library reads where it is told to.
+    if routing.min() < 0 or routing.max() >= routing.shape[1]:
+        raise IndexError(
+            f'routing must be from 0 to {routing.shape[1] - 1}, got '
+            f'{routing.min()} to {routing.max()}'
+        )
     n, height, width, dim = q.shape
     maps, strides = zip(*map(_by_tokens, (q, k, v)), strict=True)
     shape = (n, height, width, num_heads, dim // num_heads)
