@@ -101,10 +101,14 @@ class Candidate(NamedTuple):
                 f'a backbone must be one of {tuple(BACKBONES)}, got '
                 f'{self.name!r}'
             )
-        if colon and not (self.has_n_win and backend in ATTENTION_BACKENDS):
+        if colon and not self.has_n_win:
             raise ValueError(
-                'only BiFormer takes an attention backend, one of '
-                f'{ATTENTION_BACKENDS}, got {self.name!r}'
+                f'only BiFormer takes an attention backend, got {self.name!r}'
+            )
+        if colon and backend not in ATTENTION_BACKENDS:
+            raise ValueError(
+                f'an attention backend must be one of {ATTENTION_BACKENDS}, '
+                f'got {self.name!r}'
             )
 
 
