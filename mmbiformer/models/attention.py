@@ -213,7 +213,7 @@ class GlobalAttention(nn.Module):
             Tensor: Map of the same shape.
         """
         n, height, width, dim = x.shape
-        shape = n, height * width, self.num_heads, -1
+        shape = n, height * width, self.num_heads, dim // self.num_heads
         q, k, v = (y.view(shape).transpose(1, 2) for y in self.project(x))
         out = F.scaled_dot_product_attention(q, k, v)
         out = out.transpose(1, 2).reshape(n, height, width, dim)

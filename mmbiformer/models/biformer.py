@@ -88,7 +88,7 @@ class MLP(nn.Sequential):
         ):
             return forward(x)
         tokens = x.flatten(0, -2)
-        parts = tokens.chunk(-(-len(tokens) // step))
+        parts = tokens.chunk(max(1, -(-len(tokens) // max(1, step))))
         return torch.cat([forward(part) for part in parts]).view(x.shape)
 
 

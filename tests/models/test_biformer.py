@@ -88,6 +88,11 @@ class TestForward:
                     torch.testing.assert_close(a, b)
         assert torch.equal(x, before)
 
+    def test_a_batch_without_images(self):
+        with torch.no_grad():
+            outs = BiFormer(arch=TOY).eval()(torch.rand(0, 3, 64, 64))
+        assert [out.shape[0] for out in outs] == [0] * 4
+
     def test_out_indices(self):
         torch.manual_seed(0)
         model = BiFormer(arch=TOY).eval()

@@ -89,7 +89,7 @@ INLINE V maximum(V a, V b) {
   return a > b ? a : b;
 }
 
-// exp of what is never above zero, within 2 units in the last place.
+// exp of what is never above zero.
 INLINE Vector<float> exponential(Vector<float> x) {
   typedef int32_t Ints __attribute__((vector_size(kVectorBytes)));
   const Vector<float> lowest = Vector<float>{} - 87.0f;
@@ -386,27 +386,26 @@ void split(int64_t tasks, int threads, Work work) {
 }  // namespace
 
 // Maps are (N, H, W, C) with equal strides from token to token; out and the
-// gradients are contiguous, softmax is
-// (N, H, W, heads, 2): the highest product of a query with its keys, and the sum
-// of the exponentials of the products less that. The gradients of keys
-// and values come in as zeros.
-#define EXPORT(T, name)                                                       \
-  extern "C" void forward_##name(                                             \
-      const Shape* s, const T* q, const T* k, const T* v,                     \
+// gradients are contiguous. softmax is (N, H, W, heads, 2): the highest product
+// of a query with its keys, and the sum of the exponentials of the products
+// less that. The gradients of keys and values come in as zeros.
+#define EXPORT(T, name)                                                           \
+  extern "C" void forward_##name(                                                 \
+      const Shape* s, const T* q, const T* k, const T* v,                         \
       const int64_t* routing, double scale, T* out, T* softmax, int threads) {    \
-    split(s->n * s->regions() * s->heads, threads,                            \
-          [&](int64_t begin, int64_t end) {                                   \
+    split(s->n * s->regions() * s->heads, threads,                                \
+          [&](int64_t begin, int64_t end) {                                       \
             forward<T>(*s, q, k, v, routing, scale, out, softmax, begin, end);    \
-          });                                                                 \
-  }                                                                           \
-  extern "C" void backward_##name(                                            \
-      const Shape* s, const T* q, const T* k, const T* v,                     \
+          });                                                                     \
+  }                                                                               \
+  extern "C" void backward_##name(                                                \
+      const Shape* s, const T* q, const T* k, const T* v,                         \
       const int64_t* routing, double scale, const T* out, const T* softmax,       \
-      const T* grad, T* grad_q, T* grad_k, T* grad_v, int threads) {          \
-    split(s->n * s->heads, threads, [&](int64_t begin, int64_t end) {         \
+      const T* grad, T* grad_q, T* grad_k, T* grad_v, int threads) {              \
+    split(s->n * s->heads, threads, [&](int64_t begin, int64_t end) {             \
       backward<T>(*s, q, k, v, routing, scale, out, softmax, grad, grad_q,        \
-                  grad_k, grad_v, begin, end);                                \
-    });                                                                       \
+                  grad_k, grad_v, begin, end);                                    \
+    });                                                                           \
   }
 
 EXPORT(float, f32)

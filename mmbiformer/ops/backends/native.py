@@ -97,7 +97,9 @@ def _call(
 ) -> None:
     """Call a function of the library, see the end of ``native.cpp``."""
     # The library reads where it is told to.
-    if routing.min() < 0 or routing.max() >= routing.shape[1]:
+    if routing.numel() and (
+        routing.min() < 0 or routing.max() >= routing.shape[1]
+    ):
         raise IndexError(
             f'routing must be from 0 to {routing.shape[1] - 1}, got '
             f'{routing.min()} to {routing.max()}'
