@@ -75,6 +75,8 @@ def swap_backbone(cfg: Config, donor: Config) -> Tuple[dict, List[str]]:
     model['backbone'] = backbone
     optim_wrapper = _swap_optimizer(cfg.optim_wrapper, donor.optim_wrapper)
     imports = cfg.get('custom_imports', {}).get('imports', [])
+    if isinstance(imports, str):
+        imports = [imports]
     settings = dict(
         custom_imports=dict(imports=[*imports, 'mmbiformer']),
         model=model,
