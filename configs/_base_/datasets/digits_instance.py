@@ -1,9 +1,7 @@
-# Scenes of handwritten digits, made by the project itself.
-data_preparation = 'python tools/dataset_converters/digits.py data/digits'
+_base_ = 'digits.py'
 
 dataset_type = 'CocoDataset'
-data_root = 'data/digits/'
-metainfo = dict(classes=tuple('0123456789'))
+metainfo = dict(classes=_base_.classes)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -35,7 +33,7 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type=dataset_type,
-        data_root=data_root,
+        data_root=_base_.data_root,
         metainfo=metainfo,
         ann_file='annotations/instances_train.json',
         data_prefix=dict(img='images/train/'),
@@ -50,7 +48,7 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type=dataset_type,
-        data_root=data_root,
+        data_root=_base_.data_root,
         metainfo=metainfo,
         ann_file='annotations/instances_val.json',
         data_prefix=dict(img='images/val/'),
@@ -62,7 +60,7 @@ test_dataloader = val_dataloader
 
 val_evaluator = dict(
     type='CocoMetric',
-    ann_file=data_root + 'annotations/instances_val.json',
+    ann_file=_base_.data_root + 'annotations/instances_val.json',
     metric=['bbox', 'segm'],
 )
 test_evaluator = val_evaluator
