@@ -1,0 +1,14 @@
+"""What runs in a process that is forked from one with all imports."""
+
+import os
+import runpy
+import sys
+
+
+def become(script, arguments, cwd, out, err):
+    """Become a tool, in a process of its own."""
+    os.chdir(cwd)
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    sys.argv = [str(script), *arguments]
+    runpy.run_path(str(script), run_name='__main__')
