@@ -1,24 +1,28 @@
 # Everything runs inside an environment that tools/misc/setup_env.py makes or
 # finds. `make help` lists the targets.
 PYTHON ?= python3
+TASK ?= maskrcnn
 IN_ENV = $(PYTHON) tools/misc/setup_env.py --
 
-export TORCH
+export TORCH FAMILY
 
 .PHONY: help setup demo lint test test-slow
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
+	@echo 'TASK=NAME         what the demo trains: maskrcnn (the default), retinanet,'
+	@echo '                  sfpn or upernet'
 	@echo 'TORCH=VERSION     another torch, e.g. TORCH=2.9.1 or'
 	@echo '                  TORCH="torch==2.9.1 --index-url URL"'
+	@echo 'FAMILY=onedl      the maintained forks of OpenMMLab, in .venv-onedl'
 	@echo 'PYTHON=PATH       another Python, 3.10 to 3.12'
 
 setup:  ## set up torch, OpenMMLab and mmbiformer in .venv
 	@$(PYTHON) tools/misc/setup_env.py
 
-demo:  ## set up, make the digits, train Mask R-CNN, test it, show the results
-	@$(IN_ENV) python tools/demo.py
+demo:  ## set up, make the digits, train, test, show the results
+	@$(IN_ENV) python tools/demo.py --task $(TASK)
 
 lint:  ## set up and lint
 	@$(IN_ENV) ruff check .

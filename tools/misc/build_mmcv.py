@@ -1,8 +1,11 @@
 """Build mmcv with its compiled ops for this Python and torch, and install it.
 
-mmcv has no wheel on PyPI. Its build from source takes about 25 minutes on two
-cores; without debug information, and with torch's headers precompiled once,
-it takes about 3. The wheel is kept in a cache folder of the user's
+    python tools/misc/build_mmcv.py [openmmlab|onedl]
+
+Neither the original mmcv nor its maintained fork (onedl) has a wheel on PyPI.
+The build of mmcv 2.1.0 takes about 25 minutes on two cores; without debug
+information, and with torch's headers precompiled once, it takes about 3. The
+wheel is kept in a cache folder of the user's
 (``$XDG_CACHE_HOME/mmbiformer``), by torch and Python version, and an
 interrupted build goes on where it stopped.
 
@@ -10,6 +13,7 @@ Run it with the interpreter of the environment to install into. That needs
 torch, setuptools < 80, wheel and ninja.
 """
 
+import argparse
 import contextlib
 import fcntl
 import os
@@ -29,8 +33,11 @@ from typing import Iterator
 import torch
 from torch.utils import cpp_extension
 
-# mmdet 3.3.0 and mmsegmentation 1.2.2 refuse mmcv >= 2.2.0.
-MMCV = 'mmcv==2.1.0'
+REQUIREMENTS = {
+    # mmdet 3.3.0 and mmsegmentation 1.2.2 refuse mmcv >= 2.2.0.
+    'openmmlab': 'mmcv==2.1.0',
+    'onedl': 'onedl-mmcv==2.3.6',
+}
 # Without debug information and without warnings from torch's headers.
 CFLAGS = '-g0 -O2 -w'
 PIP = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
@@ -41,13 +48,17 @@ def say(message: str) -> None:
     print(f'[mmcv] {message}', file=sys.stderr, flush=True)
 
 
-def cache_folder() -> Path:
-    """Return the folder for the wheel of this torch and Python."""
+def cache_folder(requirement: str) -> Path:
+    """Return the folder for the wheel for this torch and Python.
+
+    Args:
+        requirement (str): mmcv and its version, as pip takes it.
+    """
     # A wheel's own name knows Python and machine but not torch, nor whether
     # its ops are built with CUDA.
     cuda = torch.cuda.is_available() or os.getenv('FORCE_CUDA') == '1'
     key = (
-        f'{MMCV.replace("==", "-")}-torch{torch.__version__}'
+        f'{requirement.replace("==", "-")}-torch{torch.__version__}'
         f'-cp{sys.version_info.major}{sys.version_info.minor}'
         f'-{"cuda" if cuda else "cpu"}'
     )
@@ -68,21 +79,26 @@ def lock(path: Path) -> Iterator[None]:
         yield
 
 
-def unpack_source(folder: Path) -> Path:
+def unpack_source(requirement: str, folder: Path) -> Path:
     """Return the folder of mmcv's source, downloaded where it is not there.
 
     One that is there keeps the object files of an interrupted build.
+
+    Args:
+        requirement (str): mmcv and its version, as pip takes it.
+        folder (Path): Where to put it.
     """
     source = folder / 'source'
     if not source.is_dir():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             subprocess.run(
                 [*PIP, 'download', '--quiet', '--no-deps', '--dest', scratch]
-                + ['--no-build-isolation', '--no-binary', 'mmcv', MMCV],
+                + ['--no-build-isolation', '--no-binary', ':all:']
+                + [requirement],
                 check=True,
                 stdout=sys.stderr,
             )
-            (archive,) = Path(scratch).glob('mmcv-*.tar.gz')
+            (archive,) = Path(scratch).glob('*mmcv-*.tar.gz')
             with tarfile.open(archive) as tar:
                 tar.extractall(scratch)
             (unpacked,) = filter(Path.is_dir, Path(scratch).iterdir())
@@ -197,18 +213,21 @@ def build_wheel(source: Path, out: Path, cflags: str) -> bool:
     return process.returncode == 0
 
 
-def cached_wheel() -> Path:
+def cached_wheel(requirement: str) -> Path:
     """Return the wheel for this torch and Python, built where there is none.
+
+    Args:
+        requirement (str): mmcv and its version, as pip takes it.
 
     Raises:
         SystemExit: If the build fails.
     """
-    folder = cache_folder()
+    folder = cache_folder(requirement)
     with lock(folder / 'lock'):
         for wheel in folder.glob('*.whl'):
             say(f'using the wheel built earlier: {wheel}')
             return wheel
-        source = unpack_source(folder)
+        source = unpack_source(requirement, folder)
         out = folder / 'build'
         out.mkdir(exist_ok=True)
         header = precompile_header(folder)
@@ -248,11 +267,24 @@ def install(wheel: Path) -> bool:
 
 def main() -> None:
     """Build where needed, and install."""
-    wheel = cached_wheel()
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'family',
+        nargs='?',
+        choices=REQUIREMENTS,
+        default='openmmlab',
+        help="whose mmcv: OpenMMLab's, or the maintained fork's "
+        '(default: %(default)s)',
+    )
+    requirement = REQUIREMENTS[parser.parse_args().family]
+    wheel = cached_wheel(requirement)
     if not install(wheel):
         say('that wheel does not load; building another')
         wheel.unlink()
-        wheel = cached_wheel()
+        wheel = cached_wheel(requirement)
         if not install(wheel):
             sys.exit(f'[mmcv] error: {wheel} does not load; see above')
     say(f'installed {wheel.name}')

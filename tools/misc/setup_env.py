@@ -4,9 +4,13 @@
     python3 tools/misc/setup_env.py -- COMMAND [ARG…]  # then run COMMAND
 
 The Python that runs this is used as it is where it has torch, mmengine, mmcv
-with its ops, mmdet and mmsegmentation (of either OpenMMLab family). Otherwise
-``.venv`` is made in the project's folder. What is set up already is left
-alone, and an interrupted set-up goes on where it stopped.
+with its ops, mmdet and mmsegmentation. Otherwise ``.venv`` is made in the
+project's folder. What is set up already is left alone, and an interrupted
+set-up goes on where it stopped.
+
+``$FAMILY`` names the packages of OpenMMLab: ``openmmlab``, the originals, or
+``onedl``, their maintained forks, which get an environment of their own,
+``.venv-onedl``. Where it is not set, an active environment may have either.
 
 ``$TORCH`` names another torch: a version (``2.9.1``), a requirement, or pip's
 arguments (``TORCH="torch==2.9.1 --index-url URL"``).
@@ -29,21 +33,31 @@ from pathlib import Path
 from typing import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
-VENV = ROOT / '.venv'
-STAMP = VENV / 'mmbiformer-setup.txt'
 BUILD_MMCV = ROOT / 'tools/misc/build_mmcv.py'
 TORCH = 'torch==2.13.0'
 # mmcv's setup.py and mmengine import pkg_resources, which setuptools dropped;
 # torch warns at every start where numpy is missing.
 BUILD_TOOLS = ['setuptools<80', 'wheel', 'ninja', 'numpy']
 PYTHONS = ('3.10', '3.11', '3.12')
+# The environment of each family, and what is installed there. The forks have
+# the originals' import names: both in one environment overwrite each other.
+VENVS = {'openmmlab': ROOT / '.venv', 'onedl': ROOT / '.venv-onedl'}
+MMINSTALL = {
+    'openmmlab': ROOT / 'requirements/mminstall.txt',
+    'onedl': ROOT / 'requirements/mminstall_onedl.txt',
+}
 
 # Run by the interpreter in question; prints what it has.
 PROBE = """
 import importlib.metadata, importlib.util, json, pathlib
 
-def has(*names):
-    return any(list(importlib.metadata.distributions(name=n)) for n in names)
+def has(name):
+    return bool(list(importlib.metadata.distributions(name=name)))
+
+families = dict(
+    openmmlab=('mmengine', 'mmcv', 'mmdet', 'mmsegmentation'),
+    onedl=('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection',
+           'onedl-mmsegmentation'))
 
 def folder(name):
     spec = importlib.util.find_spec(name)
@@ -51,11 +65,10 @@ def folder(name):
 
 mmcv = folder('mmcv')
 print(json.dumps(dict(
-    stack=bool(
-        has('torch') and has('mmengine', 'onedl-mmengine')
-        and mmcv and list(pathlib.Path(mmcv).glob('_ext*'))
-        and has('mmdet', 'onedl-mmdetection')
-        and has('mmsegmentation', 'onedl-mmsegmentation')),
+    families=[
+        family for family, names in families.items()
+        if has('torch') and all(map(has, names))
+        and mmcv and list(pathlib.Path(mmcv).glob('_ext*'))],
     tools=all(map(has, (
         'hypothesis', 'pytest', 'pytest-xdist', 'ruff', 'scikit-learn',
         'selenium'))),
@@ -141,7 +154,7 @@ def torch_arguments() -> list:
 
 
 def fingerprint() -> str:
-    """Return a digest of everything that decides what ``.venv`` holds."""
+    """Return a digest of everything that decides what we install."""
     # A virtual environment works only where it was made.
     digest = hashlib.sha256(
         shlex.join([*torch_arguments(), str(ROOT)]).encode()
@@ -166,29 +179,33 @@ def install_project(python: Path) -> None:
     )  # fmt: skip
 
 
-def make_venv() -> Path:
-    """Make or complete ``.venv``; return its interpreter."""
-    python = VENV / 'bin/python'
-    with lock(ROOT / '.venv.lock'):
-        if STAMP.is_file() and STAMP.read_text() == fingerprint():
+def make_venv(family: str) -> Path:
+    """Make or complete the environment of a family; return its interpreter.
+
+    Args:
+        family (str): ``'openmmlab'`` or ``'onedl'``.
+    """
+    venv = VENVS[family]
+    python = venv / 'bin/python'
+    stamp = venv / 'mmbiformer-setup.txt'
+    with lock(ROOT / f'{venv.name}.lock'):
+        if stamp.is_file() and stamp.read_text() == fingerprint():
             return python
         start = time.monotonic()
         base = find_python()
-        say(f'[1/5] virtual environment in {VENV}, by {base}')
-        run(base, '-m', 'venv', VENV)
+        say(f'[1/5] virtual environment in {venv}, by {base}')
+        run(base, '-m', 'venv', venv)
         say('[2/5] torch')
         pip_install(python, *torch_arguments())
         # After torch, which brings the newest setuptools.
         pip_install(python, *BUILD_TOOLS)
         say('[3/5] mmcv')
-        run(python, BUILD_MMCV)
+        run(python, BUILD_MMCV, family)
         say('[4/5] mmengine, mmdet, mmsegmentation')
-        pip_install(
-            python, '--quiet', '-r', ROOT / 'requirements/mminstall.txt'
-        )
+        pip_install(python, '--quiet', '-r', MMINSTALL[family])
         say('[5/5] mmbiformer, and what its tests and tools need')
         install_project(python)
-        STAMP.write_text(fingerprint())
+        stamp.write_text(fingerprint())
         say(f'done in {time.monotonic() - start:.0f} s')
     return python
 
@@ -203,16 +220,21 @@ def main() -> None:
         'command', nargs='*', metavar='COMMAND', help='what to run, after "--"'
     )
     command = parser.parse_args().command
+    family = os.getenv('FAMILY') or None
+    if family not in (None, *VENVS):
+        sys.exit(f'[setup] error: FAMILY={family!r} is none of {tuple(VENVS)}')
 
     has = json.loads(ask(sys.executable, PROBE) or '{}')
+    active = has.get('families', [])
+    fits = family in active if family else bool(active)
     # $TORCH asks for a particular torch, which the active Python may lack.
-    if has.get('stack') and not os.getenv('TORCH'):
+    if fits and not os.getenv('TORCH'):
         python = Path(sys.executable)
         if not has['tools'] or has['mmbiformer'] != str(ROOT / 'mmbiformer'):
             say(f'adding mmbiformer and its tools to {sys.prefix}')
             install_project(python)
     else:
-        python = make_venv()
+        python = make_venv(family or 'openmmlab')
 
     if not command:
         say(f'ready: {python}')
