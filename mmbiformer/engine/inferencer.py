@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from copy import deepcopy
 from typing import Iterable, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
@@ -44,7 +45,7 @@ def build_inferencer(
     """
     check_checkpoint(checkpoint)
     check_device(device)
-    cfg = Config(cfg.to_dict(), filename=cfg.filename)
+    cfg = deepcopy(cfg)
     cfg.test_dataloader.dataset = image_dataset(cfg)
     # What is drawn is written elsewhere.
     visualizer = dict(detection='DetLocal', segmentation='SegLocal')

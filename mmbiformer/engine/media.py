@@ -2,10 +2,11 @@
 
 import contextlib
 import glob
+import io
 import os
 import os.path as osp
 from collections import Counter
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import cv2
@@ -75,8 +76,13 @@ class MediaImage(NamedTuple):
         frame = '' if self.video is None else f', frame {self.name[-6:]}'
         return Problem(
             f'{self.path}{frame}',
-            f'cannot be {doing}: {type(error).__name__}: {error}',
+            f'cannot be {doing}: {type(error).__name__}: {_one_line(error)}',
         )
+
+
+def _one_line(error: Exception) -> str:
+    """Return what an error says; OpenCV's and torch's have many lines."""
+    return ' '.join(str(error).split())
 
 
 def is_video(path: str) -> bool:
@@ -182,20 +188,28 @@ def read_image(path: str) -> np.ndarray:
     Raises:
         ValueError: If it is not whole, or no image that OpenCV knows.
     """
-    if not osp.getsize(path):
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f'cannot be read: {error.strerror}') from None
+    if not content:
         raise ValueError('is empty')
     try:
         # OpenCV fills up what is missing of a file with grey.
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(content)) as image:
             image.load()
     except (UnidentifiedImageError, Image.DecompressionBombError):
         pass  # OpenCV may know it nevertheless.
     except Exception as error:  # Pillow documents none.
-        raise ValueError(f'is truncated or broken: {error}') from None
+        raise ValueError(
+            f'is truncated or broken: {_one_line(error)}'
+        ) from None
     try:
-        pixels = mmcv.imread(path)
-    except (OSError, cv2.error) as error:
-        raise ValueError(f'cannot be read as an image: {error}') from None
+        pixels = mmcv.imfrombytes(content)
+    except cv2.error as error:
+        raise ValueError(
+            f'cannot be read as an image: {_one_line(error)}'
+        ) from None
     if pixels is None:
         raise ValueError(
             'cannot be read as an image: it is none, or of a kind that '
