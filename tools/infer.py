@@ -72,6 +72,11 @@ def parse_args() -> argparse.Namespace:
     )
     # Options may stand between the images and the config.
     args = parser.parse_intermixed_args()
+    if not args.config.endswith(('.py', '.yml', '.yaml', '.json')):
+        parser.error(
+            'the images are followed by config and checkpoint, got '
+            f'config={args.config!r}, checkpoint={args.checkpoint!r}'
+        )
     if args.no_save_vis and args.no_save_pred:
         parser.error('--no-save-vis and --no-save-pred leave nothing to do')
     if not 0 <= args.pred_score_thr <= 1:

@@ -1,5 +1,6 @@
 """The inferencers of mmdet and mmseg, with weights and classes that fit."""
 
+import contextlib
 import logging
 import warnings
 from copy import deepcopy
@@ -53,16 +54,27 @@ def build_inferencer(
         'visualizer', dict(type=f'{visualizer[task_of(cfg)]}Visualizer')
     )
     cfg.visualizer.vis_backends = None
-    # mmengine tells how it loads each file, and which registries are empty.
-    MMLogger.get_current_instance().setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with _quiet():
         inferencer = _build_without_weights(cfg, device)
-    meta = load_weights(inferencer.model, cfg, checkpoint)
+        meta = load_weights(inferencer.model, cfg, checkpoint)
     meta = _dataset_meta(cfg, meta, checkpoint)
     inferencer.model.dataset_meta = meta
     inferencer.visualizer.dataset_meta = meta
     return inferencer
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what mmengine tells of each file and empty registry."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _build_without_weights(cfg: Config, device: str) -> BaseInferencer:
