@@ -218,6 +218,20 @@ def test_only_pictures_or_only_predictions(detector, scenes, tmp_path, infer):
         assert names == sorted({*kept, *(['preds'] if flag == 'vis' else [])})
 
 
+def test_the_inferencer_is_the_frameworks_own(detector, scenes, tmp_path):
+    config, checkpoint = detector
+    inferencer = inferencer_module.build_inferencer(
+        read_config(str(config)), str(checkpoint), 'cpu'
+    )
+    results = inferencer(
+        scenes[0], out_dir=str(tmp_path), no_save_pred=False, return_vis=True
+    )
+    assert results['visualization'][0].shape == (160, 160, 3)
+    assert len(results['predictions'][0]['bboxes']) > 10
+    assert (tmp_path / 'preds/000000.json').is_file()
+    assert inferencer.visualizer.dataset_meta['classes'][3] == '3'
+
+
 def test_an_interruption_leaves_whole_files(
     detector, scenes, tmp_path, infer, monkeypatch, capsys
 ):
