@@ -1,9 +1,10 @@
 """One image through a detector or segmentor of a config."""
 
+from copy import deepcopy
 from typing import Optional
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
@@ -13,6 +14,23 @@ from torch import nn
 
 from .checks import check_checkpoint, check_pretrained
 from .runner import check_weights
+
+
+def check_device(device: str) -> None:
+    """Check that a device is there.
+
+    Args:
+        device (str): Its name, such as ``'cuda:0'``.
+
+    Raises:
+        RuntimeError: If it cannot be used.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise RuntimeError(
+            f'device={device!r} cannot be used: {error}'
+        ) from None
 
 
 def build_model(cfg: Config, device: str = 'cpu') -> nn.Module:
@@ -28,12 +46,7 @@ def build_model(cfg: Config, device: str = 'cpu') -> nn.Module:
     Raises:
         RuntimeError: If the device cannot be used.
     """
-    try:
-        torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:
-        raise RuntimeError(
-            f'device={device!r} cannot be used: {error}'
-        ) from None
+    check_device(device)
     init_default_scope(cfg.default_scope)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     return model.to(device).eval()
@@ -41,7 +54,7 @@ def build_model(cfg: Config, device: str = 'cpu') -> nn.Module:
 
 def load_weights(
     model: nn.Module, cfg: Config, checkpoint: Optional[str] = None
-) -> None:
+) -> dict:
     """Give a model its weights.
 
     Args:
@@ -49,6 +62,10 @@ def load_weights(
         cfg (Config): Its config.
         checkpoint (str, optional): Path or URL of its weights. Default: None,
             which initializes them as the config says.
+
+    Returns:
+        dict: What the checkpoint tells of its training, such as the names of
+        the classes; nothing without a checkpoint.
 
     Raises:
         FileNotFoundError: If the checkpoint, or one that the config starts
@@ -59,7 +76,7 @@ def load_weights(
     if checkpoint is None:
         check_pretrained(cfg)
         model.init_weights()
-        return
+        return {}
     check_checkpoint(checkpoint)
     loaded = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
     try:
@@ -68,10 +85,22 @@ def load_weights(
         raise ValueError(
             f'checkpoint={checkpoint!r} holds no weights'
         ) from error
+    return loaded.get('meta') or {}
 
 
-def _test_pipeline(cfg: Config) -> Compose:
-    """Build the test pipeline of a config, without annotations."""
+def image_dataset(cfg: Config) -> ConfigDict:
+    """Return the test data set of a config, to load images only.
+
+    Args:
+        cfg (Config): Config of a run.
+
+    Returns:
+        ConfigDict: The settings of the data set, or of the first if it is
+        made of several; its pipeline loads no annotations.
+
+    Raises:
+        ValueError: If the config has no test data set.
+    """
     if cfg.get('test_dataloader') is None:
         raise ValueError(
             f'{cfg.filename} has no test_dataloader, whose pipeline says how '
@@ -81,9 +110,11 @@ def _test_pipeline(cfg: Config) -> Compose:
     while 'pipeline' not in dataset:
         dataset = dataset['dataset' if 'dataset' in dataset else 'datasets']
         dataset = dataset[0] if isinstance(dataset, list) else dataset
-    return Compose(
-        [step for step in dataset.pipeline if 'Annotations' not in step.type]
-    )
+    dataset = deepcopy(dataset)
+    dataset.pipeline = [
+        step for step in dataset.pipeline if 'Annotations' not in step.type
+    ]
+    return dataset
 
 
 @torch.no_grad()
@@ -102,5 +133,6 @@ def predict(model: nn.Module, cfg: Config, image: str) -> BaseDataElement:
     Raises:
         ValueError: If the config has no test pipeline.
     """
-    data = _test_pipeline(cfg)(dict(img_path=image, img_id=0))
+    pipeline = Compose(image_dataset(cfg).pipeline)
+    data = pipeline(dict(img_path=image, img_id=0))
     return model.test_step({key: [value] for key, value in data.items()})[0]

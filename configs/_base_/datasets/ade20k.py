@@ -3,6 +3,16 @@ data_preparation = 'see "Train on ADE20K" in README.md'
 
 num_classes = 150
 
+# Whether label 0 is a class is said once, by the data set: ADE20KDataset says
+# that it is none. Another that takes its place may say otherwise.
+train_pipeline = _base_.train_pipeline
+train_pipeline[1].pop('reduce_zero_label')
+test_pipeline = _base_.test_pipeline
+test_pipeline[2].pop('reduce_zero_label')
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
 # Six scales, each with its mirror image. The scales are those of the scale
 # for one-scale tests, as in the authors' (mmseg 0.x); mmseg's own pipeline
 # takes them of the picture's.
