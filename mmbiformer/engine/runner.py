@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .checks import check_annotations, check_labels
+from .samples import check_samples
 
 
 class LabelCheck(Hook):
@@ -94,6 +95,7 @@ class CheckedRunner(Runner):
         if isinstance(dataloader, dict):
             name = f'data set {_settings_of(dataloader["dataset"])}'
             check_annotations(loader.dataset, name)
+            check_samples(loader.dataset)
         return loader
 
     def wrap_model(
