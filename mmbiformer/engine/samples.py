@@ -266,8 +266,10 @@ def _run(step: Callable, data: dict) -> Optional[dict]:
         raise
     except Exception as error:
         what = ' '.join(str(error).split()) or type(error).__name__
+        image = data.get('img')
+        size = '' if image is None else f', {_format(image.shape)}'
         raise ValueError(
-            f'{type(step).__name__} fails on it: {what}'
+            f'{type(step).__name__} fails on the image{size}: {what}'
         ) from error
 
 
