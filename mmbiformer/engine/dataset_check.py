@@ -6,7 +6,7 @@ import os.path as osp
 from collections import Counter
 from copy import deepcopy
 from functools import partial
-from math import isfinite
+from math import isinf
 from typing import (
     Callable,
     Dict,
@@ -465,12 +465,12 @@ def _is_right(name: str, value: object) -> bool:
             isinstance(value, list)
             and len(value) == 4
             and all(_is_right('area', one) for one in value)
+            and not any(map(isinf, value[2:]))
         )
     if name in ('height', 'width'):
         return isinstance(value, int) and value > 0
     if name == 'area':
-        number = isinstance(value, (int, float))
-        return number and not isinstance(value, bool) and isfinite(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, (int, str))
 
 
@@ -549,12 +549,13 @@ def _check_objects(
         x, y, width, height = one['bbox']
         right, bottom = x + width, y + height
         where = f'{where}: bbox={one["bbox"]}'
-        # As mmdet's CocoDataset decides.
+        # As mmdet's CocoDataset decides; nothing is above or below NaN.
         if width < 1 or height < 1 or one['area'] <= 0:
             report.add('box without area', f'{where}, area={one["area"]}')
-        elif min(right, image['width']) <= max(x, 0) or min(
-            bottom, image['height']
-        ) <= max(y, 0):
+        elif not (
+            min(right, image['width']) > max(x, 0)
+            and min(bottom, image['height']) > max(y, 0)
+        ):
             report.add('box outside the image', where)
         else:
             kept.setdefault(one['image_id'], []).append(one)
@@ -640,11 +641,13 @@ def _look_at_image(
     findings += [(kind, path) for kind in _traits(path)]
     size = info.get('height', loaded[0]), info.get('width', loaded[1])
     if size != loaded:
+        turned = _take(findings, ('image turned by EXIF', path))
         findings.append(
             (
                 'image of another size',
-                f'{path}: {loaded[1]} x {loaded[0]} px as loaded, '
-                f'{size[1]} x {size[0]} px in the annotations',
+                f'{path}: {loaded[1]} x {loaded[0]} px as loaded'
+                f'{" and turned by EXIF" * turned}, {size[1]} x {size[0]} px '
+                'in the annotations',
             )
         )
     elif min(loaded) < _SMALL_SIDE or max(loaded) > _LONG * min(loaded):
@@ -660,6 +663,14 @@ def _look_at_image(
             kind, detail = problem
             findings.append((kind, f'{path}, {name}{detail}'))
     return findings, loaded
+
+
+def _take(findings: List[Finding], finding: Finding) -> bool:
+    """Remove a finding, and tell whether it was there."""
+    there = finding in findings
+    if there:
+        findings.remove(finding)
+    return there
 
 
 def _traits(path: str) -> Iterator[str]:
@@ -838,20 +849,21 @@ def _look_at_pair(
         pipeline = Compose([])
     findings, size = _look_at_image((info, []), loader, pipeline)
     findings = problems + findings
-    if labels is None:
+    # One pixel wide: mmseg has squeezed it, and the pipeline refuses it.
+    if labels is None or labels.ndim != 2:
         return findings, None
     where = f'{info["img_path"]} with {labels_path}'
-    turned = ('image turned by EXIF', info['img_path'])
+    turned = _take(findings, ('image turned by EXIF', info['img_path']))
     if size is not None and labels.shape != size:
         findings.append(
             (
                 'label map of another size',
-                f'{where}: {size[1]} x {size[0]} px as loaded, '
-                f'{labels.shape[1]} x {labels.shape[0]} px',
+                f'{where}: {size[1]} x {size[0]} px as loaded'
+                f'{" and turned by EXIF" * turned}, {labels.shape[1]} x '
+                f'{labels.shape[0]} px',
             )
         )
-    elif turned in findings:
-        findings.remove(turned)
+    elif turned:
         findings.append(('label map not turned by EXIF', where))
     amounts = np.bincount(labels.ravel(), minlength=256)
     values = np.flatnonzero(amounts)

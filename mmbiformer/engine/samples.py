@@ -251,6 +251,11 @@ class CheckedPipeline(Compose):
         if 'gt_seg_map' in data and 'gt_seg_map' not in had:
             labels = tuple(data['gt_seg_map'].shape)
             loaded = tuple(data.get('ori_shape', labels))
+            if len(labels) != 2:
+                raise ValueError(
+                    f'the image is {_format(loaded)}, and mmseg loads label '
+                    'maps of two pixels or more a side only'
+                )
             if labels != loaded:
                 raise ValueError(
                     f'the image is {_format(loaded)} as loaded, after its '
