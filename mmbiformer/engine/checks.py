@@ -1,12 +1,16 @@
 """What must be there before a run starts."""
 
+import json
 import os.path as osp
-from typing import Iterator, Sequence, Tuple, Union
+from mmap import ACCESS_READ, mmap
+from typing import Iterator, List, Sequence, Tuple, Union
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, Registry
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from .samples import leaf_datasets
 
 # Where the two frameworks say how the data sets that they know are laid out.
 _GUIDES = {
@@ -158,22 +162,74 @@ def check_annotations(dataset: Dataset, name: str, images: int = 100) -> None:
         images (int): How many of its images to look at. Default: 100.
 
     Raises:
-        ValueError: If a class has no category, which would shift the labels
-            of those behind it, or instances have no mask and need one.
+        ValueError: If the classes are not the categories, in their order,
+            which would give objects the labels of other classes, or
+            instances have no mask and need one.
     """
-    while hasattr(dataset, 'dataset'):
-        dataset = dataset.dataset
-    classes = dataset.metainfo.get('classes') or ()
+    for leaf in leaf_datasets(dataset):
+        _check_categories(leaf, name)
+        steps = getattr(getattr(leaf, 'pipeline', None), 'transforms', ())
+        if any(getattr(step, 'with_mask', False) for step in steps):
+            _check_masks_are_there(leaf, name, images)
+
+
+def _check_categories(dataset: Dataset, name: str) -> None:
+    """Refuse classes that mmdet would confuse.
+
+    It numbers the categories that are classes in the order of the annotation
+    file, and never compares the two orders.
+    """
     found = getattr(dataset, 'cat_ids', None)
-    if found is not None and len(found) < len(classes):
+    if found is None:
+        return
+    classes = tuple(dataset.metainfo.get('classes') or ())
+    if len(found) < len(classes):
         raise ValueError(
             f'{name}: only {len(found)} of the {len(classes)} names in '
             f'metainfo.classes={classes} are categories of the annotations; '
             'they must be written as there'
         )
-    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
-    if not any(getattr(step, 'with_mask', False) for step in steps):
+    names = {one['id']: one['name'] for one in _read_categories(dataset)}
+    if not names:
         return
+    numbered = tuple(names[one] for one in found)
+    if numbered != classes:
+        raise ValueError(
+            f'{name}: metainfo.classes={classes} must name each class once, '
+            'in the order of the categories in the annotations, which is '
+            f'{numbered}'
+        )
+
+
+def _read_categories(dataset: Dataset) -> List[dict]:
+    """Read the categories of an annotation file, and nothing else of it.
+
+    A file of COCO's size takes many seconds to read, and mmdet has done so
+    already, and kept no names.
+    """
+    path = getattr(dataset, 'ann_file', None)
+    if not isinstance(path, str) or not osp.isfile(path):
+        return []
+    with (
+        open(path, 'rb') as file,
+        mmap(file.fileno(), 0, access=ACCESS_READ) as content,
+    ):
+        at = content.rfind(b'"categories"')
+        while at >= 0:
+            start = content.find(b'[', at)
+            try:
+                text = content[start : start + 2**24].decode(errors='replace')
+                found, _ = json.JSONDecoder().raw_decode(text)
+                if found and all({'id', 'name'} <= set(one) for one in found):
+                    return found
+            except (TypeError, ValueError):
+                pass
+            at = content.rfind(b'"categories"', 0, at)
+    return []
+
+
+def _check_masks_are_there(dataset: Dataset, name: str, images: int) -> None:
+    """Refuse objects without masks."""
     for index in range(min(images, len(dataset))):
         info = dataset.get_data_info(index)
         for instance in info.get('instances', ()):

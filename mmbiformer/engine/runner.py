@@ -1,6 +1,5 @@
 """mmengine's Runner, with errors where it would go on or be obscure."""
 
-import json
 import os.path as osp
 from typing import Callable, Optional, Union
 
@@ -18,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .checks import check_annotations, check_labels
+from .samples import check_samples
 
 
 class LabelCheck(Hook):
@@ -76,24 +76,26 @@ class CheckedRunner(Runner):
         """
         try:
             loader = Runner.build_dataloader(dataloader, *args, **kwargs)
-        except (json.JSONDecodeError, KeyError) as error:
+        except (
+            AssertionError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:
+            if _is_empty(dataloader['dataset']):
+                _refuse_empty(dataloader['dataset'])
             raise ValueError(
                 'this data set cannot be built or read '
                 f'({type(error).__name__}: {error}): '
                 f'{_settings_of(dataloader["dataset"])}'
             ) from error
-        except ValueError:
-            # mmengine's data sets cannot serialize an empty list, and say
-            # only that nothing can be concatenated.
-            dataset = dict(dataloader['dataset'], serialize_data=False)
-            if len(DATASETS.build(dataset)):
-                raise
-            _refuse_empty(dataset)
         if not len(loader.dataset):
             _refuse_empty(dataloader['dataset'])
         if isinstance(dataloader, dict):
             name = f'data set {_settings_of(dataloader["dataset"])}'
             check_annotations(loader.dataset, name)
+            check_samples(loader.dataset)
         return loader
 
     def wrap_model(
@@ -178,6 +180,18 @@ def _settings_of(dataset: dict) -> dict:
     """Return the settings that say where a data set lies and what is in it."""
     keys = ('data_root', 'ann_file', 'data_prefix', 'metainfo', 'filter_cfg')
     return {key: dataset[key] for key in keys if dataset.get(key)}
+
+
+def _is_empty(dataset: dict) -> bool:
+    """Tell whether a data set could be read, and has no image.
+
+    mmengine's data sets cannot serialize an empty list, and say only that
+    nothing can be concatenated.
+    """
+    try:
+        return not len(DATASETS.build(dict(dataset, serialize_data=False)))
+    except Exception:
+        return False
 
 
 def _refuse_empty(dataset: dict) -> None:

@@ -1,5 +1,6 @@
 """The BiFormer backbone."""
 
+import math
 from typing import Optional, Sequence, Tuple, Union
 
 import torch
@@ -10,6 +11,8 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmbiformer.ops import ATTENTION_BACKENDS
 
 from .attention import BiLevelRoutingAttention, GlobalAttention, add
 from .pretrained import load_pretrained
@@ -38,13 +41,23 @@ def _check_ints(
             )
 
 
+def _is_number(value: object) -> bool:
+    """Tell whether a value is a finite number."""
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )
+
+
 def _check_init_cfg(init_cfg: object) -> None:
     """Refuse initialization configs that would fail only in use."""
-    for cfg in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
-        if not isinstance(cfg, dict) or 'type' not in cfg:
+    configs = init_cfg if isinstance(init_cfg, list) else [init_cfg]
+    for cfg in configs or [None]:
+        if not isinstance(cfg, dict) or not isinstance(cfg.get('type'), str):
             raise ValueError(
-                "init_cfg must be a dict with 'type', or a list of such, got "
-                f'init_cfg={init_cfg!r}'
+                "init_cfg must be a dict with 'type', a name, or a list of "
+                f'such, got init_cfg={init_cfg!r}'
             )
         if cfg['type'] == 'Pretrained' and (
             not isinstance(cfg.get('checkpoint'), str)
@@ -226,6 +239,27 @@ class BiFormer(BaseModule):
         _check_ints('n_win', [n_win])
         _check_ints('topks', topks, NUM_STAGES)
         self._check_arguments(out_indices, drop_path_rate, frozen_stages)
+        if n_win < 1:
+            raise ValueError(f'n_win must be at least 1, got n_win={n_win}')
+        for name, value in (('norm_eval', norm_eval), ('with_cp', with_cp)):
+            if not isinstance(value, bool):
+                raise ValueError(
+                    f'{name} must be True or False, got {name}={value!r}'
+                )
+        if attn_backend not in ATTENTION_BACKENDS:
+            raise ValueError(
+                f'attn_backend must be one of {ATTENTION_BACKENDS}, got '
+                f'attn_backend={attn_backend!r}'
+            )
+        if any(
+            dim % head_dim
+            for dim, topk in zip(dims, topks, strict=True)
+            if topk != GLOBAL_ATTENTION
+        ):
+            raise ValueError(
+                "arch['head_dim'] must divide the dims of the routed "
+                f'stages, got head_dim={head_dim}, dims={dims}, topks={topks}'
+            )
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -313,15 +347,20 @@ class BiFormer(BaseModule):
         head_dim = arch.get('head_dim', 32)
         mlp_ratio = arch.get('mlp_ratio', 3)
         _check_ints("arch['head_dim']", [head_dim])
-        if head_dim < 1 or any(dim % head_dim for dim in arch['dims'][:-1]):
+        if head_dim < 1:
             raise ValueError(
-                f"arch['head_dim'] must divide the dims of the routed "
-                f'stages, got head_dim={head_dim}, dims={arch["dims"]}'
+                f"arch['head_dim'] must be positive, got head_dim={head_dim}"
             )
-        if not isinstance(mlp_ratio, (int, float)) or mlp_ratio <= 0:
+        if not _is_number(mlp_ratio) or mlp_ratio * min(arch['dims']) < 1:
             raise ValueError(
-                "arch['mlp_ratio'] must be a positive number, got "
-                f'{mlp_ratio!r}'
+                "arch['mlp_ratio'] must be a positive number that leaves the "
+                f'MLPs a channel, got mlp_ratio={mlp_ratio!r}, '
+                f'dims={arch["dims"]}'
+            )
+        if arch['dims'][0] < 2:
+            raise ValueError(
+                "arch['dims'] must begin with 2 or more, as the stem has half "
+                f'of them, got dims={arch["dims"]}'
             )
         return tuple(arch['depths']), tuple(arch['dims']), head_dim, mlp_ratio
 
@@ -338,14 +377,12 @@ class BiFormer(BaseModule):
                 'out_indices must be rising numbers from 0 to '
                 f'{NUM_STAGES - 1}, got out_indices={out_indices}'
             )
-        if (
-            not isinstance(drop_path_rate, (int, float))
-            or not 0 <= drop_path_rate < 1
-        ):
+        if not _is_number(drop_path_rate) or not 0 <= drop_path_rate < 1:
             raise ValueError(
                 'drop_path_rate must be a number of at least 0 and below 1, '
                 f'got drop_path_rate={drop_path_rate!r}'
             )
+        _check_ints('frozen_stages', [frozen_stages])
         if frozen_stages not in range(-1, NUM_STAGES + 1):
             raise ValueError(
                 f'frozen_stages must be between -1 and {NUM_STAGES}, got '
@@ -377,12 +414,28 @@ class BiFormer(BaseModule):
             (N, C_i, H_i, W_i) at stride 4 * 2**i; sides are rounded up.
 
         Raises:
-            ValueError: If ``x`` is not of shape (N, 3, H, W).
+            ValueError: If ``x`` is not of shape (N, 3, H, W), or has no
+                pixel. Or if it is one image so small that its last map is one
+                value a channel, and batch norms are trained.
         """
-        if x.dim() != 4 or x.shape[1] != 3:
+        if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < 1:
             raise ValueError(
                 'BiFormer takes images of shape (N, 3, H, W), '
                 f'got {tuple(x.shape)}'
+            )
+        norm = self.downsample_layers[-1][-1]
+        stride = 4 * 2 ** (len(self.stages) - 1)
+        if (
+            norm.training
+            and not isinstance(norm, nn.SyncBatchNorm)
+            and x.shape[0] == 1
+            and max(x.shape[2:]) <= stride
+        ):
+            raise ValueError(
+                'batch norms cannot be trained on one image of '
+                f'{x.shape[2]} x {x.shape[3]} px, whose last map is one value '
+                'a channel: take batches of two or more, sides above '
+                f'{stride} px, or norm_eval=True'
             )
         # The layout of the linear layers; the convolutions keep it.
         x = x.contiguous(memory_format=torch.channels_last)

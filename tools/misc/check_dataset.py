@@ -1,0 +1,76 @@
+"""Tell what is wrong with the data of a config, before training.
+
+All images, annotations and label maps are read. Exits with 1 if anything
+would stop training or testing, or give wrong results.
+"""
+
+import argparse
+import os
+import sys
+
+from mmbiformer.engine.config import add_config_arguments, read_config
+from mmbiformer.engine.dataset_check import SPLITS, check_split
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config_arguments(parser)
+    parser.add_argument(
+        '--splits',
+        nargs='+',
+        choices=SPLITS,
+        default=('train', 'val'),
+        help='which of the data sets to look at (default: train val)',
+    )
+    parser.add_argument(
+        '--workers',
+        type=int,
+        default=os.cpu_count() or 1,
+        help='processes that read images (default: one a core)',
+    )
+    parser.add_argument(
+        '--show',
+        type=int,
+        default=3,
+        metavar='N',
+        help='files to name for each kind of problem (default: %(default)s)',
+    )
+    args = parser.parse_args()
+    for name, least in (('workers', 1), ('show', 0)):
+        if getattr(args, name) < least:
+            parser.error(
+                f'--{name} must be at least {least}, got {getattr(args, name)}'
+            )
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        cfg = read_config(args.config, args.cfg_options)
+        reports = [
+            check_split(cfg, split, args.workers) for split in args.splits
+        ]
+    except (OSError, RuntimeError, ValueError) as error:
+        sys.exit(f'check_dataset.py: error: {error}')
+    for report in reports:
+        print(f'\n{report.text(args.show)}')
+    fatal = [
+        f'{report.name}: {kind}' for report in reports for kind in report.fatal
+    ]
+    if fatal:
+        sys.exit(
+            '\ncheck_dataset.py: training or testing would stop, or give '
+            f'wrong results: {"; ".join(fatal)}'
+        )
+    print('\nnothing would stop training or testing')
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit('\ncheck_dataset.py: interrupted')
