@@ -68,7 +68,9 @@ def make_runner(work_dir, **settings):
         dataset=data,
         batch_size=2,
         sampler=dict(type='DefaultSampler', shuffle=False),
-        collate_fn=lambda batch: dict(inputs=torch.stack([b[0] for b in batch])),
+        collate_fn=lambda batch: dict(
+            inputs=torch.stack([b[0] for b in batch])
+        ),
     )
     return Runner(
         model=settings.pop('model', None) or Model(),
