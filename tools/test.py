@@ -1,30 +1,15 @@
 """Test (and evaluate) a detector or segmentor."""
 
 import argparse
-import sys
+import os
 
-from mmengine.config import Config
-
-from mmbiformer.engine.checks import (
-    check_checkpoint,
-    check_classes,
-    check_data,
-)
-from mmbiformer.engine.config import (
-    add_config_arguments,
-    add_run_arguments,
-    enable_drawing,
-    enable_tta,
-    keep_predictions,
-    load_config,
-)
-from mmbiformer.engine.launch import init_cpu_process_group
-from mmbiformer.engine.runner import build_runner
+from mmengine.config import Config, DictAction
 
 
 def parse_args() -> argparse.Namespace:
+    # The package takes seconds to import, and is only once this is right.
     parser = argparse.ArgumentParser(description=__doc__)
-    add_config_arguments(parser)
+    parser.add_argument('config', help='config file path')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--out',
@@ -45,12 +30,50 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--tta', action='store_true', help='test time augmentation'
     )
-    add_run_arguments(parser)
+    parser.add_argument(
+        '--work-dir', help='the directory to save logs, models and metrics'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config; lists as key="[a,b]" or '
+        'key=a,b, nested ones as key="[(a,b),(c,d)]", without white space',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher',
+    )
+    # Older launchers pass the rank as an argument, torchrun as a variable.
+    parser.add_argument(
+        '--local_rank',
+        '--local-rank',
+        type=int,
+        default=int(os.environ.get('LOCAL_RANK', 0)),
+        help=argparse.SUPPRESS,
+    )
     return parser.parse_args()
 
 
 def make_config(args: argparse.Namespace) -> Config:
     """Return the config of the run, once all that it needs is there."""
+    from mmbiformer.engine.checks import (
+        check_checkpoint,
+        check_classes,
+        check_data,
+    )
+    from mmbiformer.engine.config import (
+        enable_drawing,
+        enable_tta,
+        keep_predictions,
+        load_config,
+    )
+    from mmbiformer.engine.launch import init_cpu_process_group
+    from mmbiformer.engine.resume import check_work_dir
+
     cfg = load_config(
         args.config,
         args.cfg_options,
@@ -68,17 +91,19 @@ def make_config(args: argparse.Namespace) -> Config:
         enable_tta(cfg)
     if args.out is not None:
         keep_predictions(cfg, args.out)
+    check_work_dir(cfg, training=False)
     init_cpu_process_group(cfg.launcher)
     return cfg
 
 
 def main() -> None:
     args = parse_args()
-    try:
-        cfg = make_config(args)
-    except (OSError, RuntimeError, ValueError) as error:
-        sys.exit(f'test.py: error: {error}')
-    build_runner(cfg).test()
+    from mmbiformer.engine.errors import one_line_errors
+    from mmbiformer.engine.runner import build_runner
+
+    with one_line_errors('test.py') as tool:
+        tool.runner = build_runner(make_config(args))
+        tool.runner.test()
 
 
 if __name__ == '__main__':

@@ -34,31 +34,6 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that training and testing share.
-
-    Args:
-        parser (argparse.ArgumentParser): The tool's parser.
-    """
-    parser.add_argument(
-        '--work-dir', help='the directory to save logs, models and metrics'
-    )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='job launcher',
-    )
-    # Older launchers pass the rank as an argument, torchrun as a variable.
-    parser.add_argument(
-        '--local_rank',
-        '--local-rank',
-        type=int,
-        default=int(os.environ.get('LOCAL_RANK', 0)),
-        help=argparse.SUPPRESS,
-    )
-
-
 def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
     """Read a config file with all that it inherits.
 

@@ -1,69 +1,200 @@
 """mmengine's Runner, with errors where it would go on or be obscure."""
 
+import errno
+import os
 import os.path as osp
-from typing import Callable, Optional, Union
+import shutil
+from contextlib import contextmanager
+from typing import Callable, Iterator, Optional, Tuple, Union
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.hooks import Hook
+from mmengine.dist import broadcast_object_list, get_rank, is_main_process
+from mmengine.hooks import CheckpointHook
 from mmengine.model import (
     BaseTTAModel,
     is_model_wrapper,
     revert_sync_batchnorm,
 )
-from mmengine.registry import DATASETS, MODEL_WRAPPERS, RUNNERS
-from mmengine.runner import Runner
+from mmengine.registry import DATASETS, LOOPS, MODEL_WRAPPERS, RUNNERS
+from mmengine.runner import (
+    BaseLoop,
+    EpochBasedTrainLoop,
+    IterBasedTrainLoop,
+    Runner,
+)
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .checks import check_annotations, check_labels
+from .checks import check_annotations
+from .loops import ResumableEpochLoop, SkippedBatches
+from .randomness import make_resumable, seed_batches
+from .resume import find_checkpoint
+from .safeguards import (
+    Interruption,
+    InvalidLossCheck,
+    IterationSeed,
+    LabelCheck,
+    SafeCheckpointHook,
+    check_finite,
+)
 from .samples import check_samples
 
 
-class LabelCheck(Hook):
-    """Refuse label maps with values that are no class.
+class CheckedRunner(Runner):
+    """A Runner that refuses what does not fit, and resumes exactly.
 
-    The loss would end with an index out of range, on a GPU with an assertion
-    that names nothing, and the metric would pass over them.
+    It refuses data and weights that do not fit the config, stops at numbers
+    that are not finite, writes checkpoints in one step, goes on from one as
+    if it had never stopped, and ends in order at Ctrl-C or SIGTERM.
+
+    Attributes:
+        started (bool): Whether training or testing has begun; before, all
+            errors are of the config or the data.
+        last_checkpoint (str, optional): The last checkpoint that can be
+            resumed, written or resumed by this run.
+        saved_position (tuple[int, int], optional): Its epoch and iteration.
     """
 
-    priority = 'VERY_HIGH'
-
-    def _before_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Optional[dict] = None,
-        mode: str = 'train',
-    ) -> None:
-        """Check the labels of a batch."""
-        dataset = getattr(runner, f'{mode}_dataloader').dataset
-        classes = dataset.metainfo.get('classes')
-        samples = (data_batch or {}).get('data_samples', ())
-        if not classes:
-            return
-        for sample in samples:
-            # With test-time augmentation, the views of an image.
-            sample = sample[0] if isinstance(sample, list) else sample
-            if 'gt_sem_seg' in sample:
-                check_labels(
-                    sample.gt_sem_seg.data,
-                    len(classes),
-                    getattr(dataset, 'ignore_index', 255),
-                    sample.get('seg_map_path', 'a label map'),
-                )
-
-
-class CheckedRunner(Runner):
-    """A Runner that refuses data and weights which do not fit the config."""
-
     _testing = False
+    started = False
+    last_checkpoint: Optional[str] = None
+    saved_position: Optional[Tuple[int, int]] = None
+
+    def __init__(self, *args, work_dir: str, **kwargs) -> None:
+        self._new_work_dir = not osp.exists(work_dir)
+        self._start = {}
+        self._interruption = Interruption()
+        with self._discarded_on_error():
+            super().__init__(*args, work_dir=work_dir, **kwargs)
+
+    @contextmanager
+    def _discarded_on_error(self) -> Iterator[None]:
+        """Leave no folder of a run that ends before it has begun."""
+        try:
+            yield
+        except Exception:
+            log_dir = getattr(self, '_log_dir', None)
+            if log_dir and not self.started and is_main_process():
+                shutil.rmtree(log_dir, ignore_errors=True)
+                if self._new_work_dir:
+                    name = osp.basename(self.cfg.filename or '')
+                    if osp.isfile(osp.join(self.work_dir, name)):
+                        os.remove(osp.join(self.work_dir, name))
+                    if not os.listdir(self.work_dir):
+                        os.rmdir(self.work_dir)
+            raise
+
+    def call_hook(self, fn_name: str, **kwargs) -> None:
+        """Call all hooks; arguments are those of mmengine's Runner."""
+        super().call_hook(fn_name, **kwargs)
+        self.started = self.started or fn_name in (
+            'before_train',
+            'before_test',
+        )
 
     def register_default_hooks(self, hooks: Optional[dict] = None) -> None:
-        """Register the default hooks, and the check of the labels."""
+        """Register the default hooks, and those that every run has."""
+        hooks = dict(hooks or {})
+        if 'checkpoint' not in hooks:
+            hooks['checkpoint'] = dict(type='CheckpointHook')
+        checkpoint = hooks['checkpoint']
+        if isinstance(checkpoint, dict) and checkpoint['type'] in (
+            'CheckpointHook',
+            CheckpointHook,
+        ):
+            hooks['checkpoint'] = dict(checkpoint, type=SafeCheckpointHook)
         super().register_default_hooks(hooks)
         if self.cfg.get('default_scope') == 'mmseg':
             self.register_hook(LabelCheck())
+        self.register_hook(IterationSeed())
+        self.register_hook(InvalidLossCheck())
+        self.register_hook(self._interruption)
+
+    def train(self) -> nn.Module:
+        """Train; see the class.
+
+        Returns:
+            nn.Module: The model.
+
+        Raises:
+            FloatingPointError: If the loss, its gradients or the weights are
+                not finite.
+            TrainingInterrupted: If a signal ended it.
+        """
+        with self._discarded_on_error(), self._interruption:
+            if self._resume:
+                self._find_start()
+            try:
+                return super().train()
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                last = self.last_checkpoint or 'none was written yet'
+                raise OSError(
+                    error.errno,
+                    f'{os.strerror(error.errno)}: work_dir={self.work_dir!r} '
+                    f'is full. The last good checkpoint: {last}. Make room, '
+                    'and go on by --resume',
+                ) from error
+
+    def _find_start(self) -> None:
+        """Find where to go on, before the data are read in their order."""
+        if self._load_from is None:
+            found = [find_checkpoint(self.work_dir) if get_rank() == 0 else 0]
+            broadcast_object_list(found)
+            (self._load_from,) = found
+        if self._load_from is None:
+            self.logger.info(
+                f'No checkpoint to resume is in {self.work_dir}: training '
+                'starts from the beginning'
+            )
+            self._resume = False
+            return
+        checkpoint = CheckpointLoader.load_checkpoint(self._load_from, 'cpu')
+        if isinstance(checkpoint, dict):
+            self._start = checkpoint.get('meta', {})
+        seed = self._start.get('seed')
+        # Without one in the config, each start would draw another.
+        if seed is not None and self._randomness_cfg.get('seed') is None:
+            self._randomness_cfg['seed'] = seed
+            self.set_randomness(**self._randomness_cfg)
+
+    def build_train_loop(self, loop: Union[BaseLoop, dict]) -> BaseLoop:
+        """Build the training loop; it starts where the run goes on.
+
+        Args:
+            loop (BaseLoop | dict): As in mmengine's Runner.
+
+        Returns:
+            BaseLoop: The loop.
+        """
+        if isinstance(loop, BaseLoop):
+            return loop
+        kind = loop.get('type', 'EpochBasedTrainLoop')
+        if 'type' not in loop and not loop.get('by_epoch', True):
+            kind = 'IterBasedTrainLoop'
+        kind = LOOPS.get(kind) if isinstance(kind, str) else kind
+        by_iter = kind is not None and issubclass(kind, IterBasedTrainLoop)
+        skip = self._start.get('iter' if by_iter else 'batch', 0)
+        if isinstance(self._train_dataloader, dict):
+            self._train_dataloader = make_resumable(
+                self._train_dataloader,
+                self.seed,
+                epoch=0 if by_iter else self._start.get('epoch', 0),
+                skip=skip,
+            )
+        loop = dict(loop)
+        if kind is EpochBasedTrainLoop:
+            loop.pop('by_epoch', None)
+            loop.update(type=ResumableEpochLoop, skipped=skip)
+        loop = super().build_train_loop(loop)
+        if by_iter and skip:
+            loop.dataloader_iterator = SkippedBatches(
+                skip, loop.dataloader_iterator
+            )
+        return loop
 
     @staticmethod
     def build_dataloader(
@@ -92,6 +223,7 @@ class CheckedRunner(Runner):
             ) from error
         if not len(loader.dataset):
             _refuse_empty(dataloader['dataset'])
+        seed_batches(loader)
         if isinstance(dataloader, dict):
             name = f'data set {_settings_of(dataloader["dataset"])}'
             check_annotations(loader.dataset, name)
@@ -122,7 +254,58 @@ class CheckedRunner(Runner):
     def test(self) -> dict:
         """Test; the checkpoint must hold every weight of the model."""
         self._testing = True
-        return super().test()
+        with self._discarded_on_error():
+            return super().test()
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        """Go on from a checkpoint, with the arguments of mmengine's Runner."""
+        super().resume(filename, *args, **kwargs)
+        self.last_checkpoint = filename
+        self.saved_position = (self.epoch, self.iter)
+
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        *args,
+        save_optimizer: bool = True,
+        meta: Optional[dict] = None,
+        **kwargs,
+    ) -> None:
+        """Save a checkpoint, visible under its name only when it is whole.
+
+        Arguments are those of mmengine's Runner.
+
+        Raises:
+            FloatingPointError: If weights are not finite.
+        """
+        check_finite(self.model)
+        path = osp.join(out_dir, filename)
+        # Other places than folders, such as buckets, show whole files only.
+        local = '://' not in out_dir
+        # A run that was killed while it wrote leaves this file, and writes
+        # over it when it comes here again.
+        scratch = osp.join(out_dir, f'.{filename}.part')
+        try:
+            super().save_checkpoint(
+                out_dir,
+                osp.basename(scratch) if local else filename,
+                *args,
+                save_optimizer=save_optimizer,
+                meta=meta,
+                **kwargs,
+            )
+            if local and is_main_process():
+                with open(scratch, 'rb') as file:
+                    os.fsync(file.fileno())
+                os.replace(scratch, path)
+        finally:
+            if is_main_process() and osp.isfile(scratch):
+                os.remove(scratch)
+        if save_optimizer:
+            self.last_checkpoint = path
+            if meta:
+                self.saved_position = (meta['epoch'], meta['iter'])
 
     def load_checkpoint(
         self,

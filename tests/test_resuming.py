@@ -1,0 +1,268 @@
+"""Training that is cut off, and goes on as if it had not been."""
+
+import random
+import re
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nursery import Nursery
+
+import mmbiformer  # noqa: F401 (teaches torch what mmengine saves)
+from mmbiformer.engine.resume import find_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Everything that a run has a state of: two workers that draw random numbers,
+# batch statistics, drop path, a moving average, two schedulers.
+DETECTION = """
+_base_ = '{root}/configs/detection/maskrcnn_biformer_digits.py'
+custom_imports = dict(imports=['mmbiformer', 'slow_writes'])
+model = dict(
+    backbone=dict(
+        arch=dict(depths=(1, 1, 1, 1), dims=(32, 32, 32, 32)),
+        drop_path_rate=0.3,
+        n_win=4,
+    ),
+    neck=dict(in_channels=[32] * 4, out_channels=32),
+    rpn_head=dict(in_channels=32, feat_channels=32),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=32),
+        bbox_head=dict(in_channels=32, fc_out_channels=32),
+        mask_roi_extractor=dict(out_channels=32),
+        mask_head=dict(num_convs=1, in_channels=32, conv_out_channels=32),
+    ),
+)
+train_dataloader = dict(
+    num_workers=2,
+    batch_sampler=dict(type='AspectRatioBatchSampler'),
+    dataset=dict(
+        data_root='{data}/',
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+            dict(
+                type='RandomChoiceResize',
+                scales=[(64, 64), (80, 80), (96, 96)],
+            ),
+            dict(type='RandomFlip', prob=0.5),
+            dict(type='PhotoMetricDistortion'),
+            dict(type='PackDetInputs'),
+        ],
+    ),
+)
+val_dataloader = dict(dataset=dict(data_root='{data}/'))
+val_evaluator = dict(
+    ann_file='{data}/annotations/instances_val.json', metric='bbox'
+)
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=4, val_interval=2)
+custom_hooks = [dict(type='EMAHook', momentum=0.1)]
+default_hooks = dict(
+    logger=dict(interval=1), checkpoint=dict(max_keep_ckpts=1)
+)
+"""
+
+SEGMENTATION = """
+_base_ = '{root}/configs/segmentation/sfpn_biformer.py'
+custom_imports = dict(imports=['mmbiformer', 'slow_writes'])
+crop_size = (64, 64)
+classes = ('background', *'0123456789')
+model = dict(
+    data_preprocessor=dict(size=crop_size),
+    backbone=dict(
+        _delete_=True,
+        type='BiFormer',
+        arch=dict(depths=(1, 1, 1, 1), dims=(32, 32, 32, 32)),
+        drop_path_rate=0.3,
+        n_win=4,
+    ),
+    neck=dict(in_channels=[32] * 4, out_channels=32),
+    decode_head=dict(
+        in_channels=[32] * 4, channels=32, num_classes=len(classes)
+    ),
+)
+
+def dataset(split, pipeline):
+    return dict(
+        _delete_=True,
+        type='BaseSegDataset',
+        data_root='{data}',
+        metainfo=dict(classes=classes),
+        data_prefix=dict(
+            img_path='images/' + split, seg_map_path='labels/' + split
+        ),
+        img_suffix='.png',
+        pipeline=pipeline,
+    )
+
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=2,
+    dataset=dataset(
+        'train',
+        [
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations'),
+            dict(
+                type='RandomResize',
+                scale=(160, 160),
+                ratio_range=(0.5, 2.0),
+                keep_ratio=True,
+            ),
+            dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
+            dict(type='RandomFlip', prob=0.5),
+            dict(type='PhotoMetricDistortion'),
+            dict(type='PackSegInputs'),
+        ],
+    ),
+)
+val_dataloader = dict(
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dataset(
+        'val',
+        [
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations'),
+            dict(type='PackSegInputs'),
+        ],
+    ),
+)
+test_dataloader = val_dataloader
+train_cfg = dict(max_iters=20, val_interval=10)
+default_hooks = dict(
+    logger=dict(interval=1), checkpoint=dict(interval=3, max_keep_ckpts=2)
+)
+randomness = dict(seed=3)
+del dataset
+"""
+CONFIGS = dict(detection=DETECTION, segmentation=SEGMENTATION)
+LAST = dict(detection='epoch_4.pth', segmentation='iter_20.pth')
+
+
+@pytest.fixture(scope='module')
+def nursery(tmp_path_factory):
+    nursery = Nursery(tmp_path_factory.mktemp('nursery'))
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture(scope='module')
+def configs(digits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('configs')
+    paths = {}
+    for task, text in CONFIGS.items():
+        paths[task] = folder / f'{task}.py'
+        paths[task].write_text(text.format(root=ROOT, data=digits))
+    return paths
+
+
+@pytest.fixture(scope='module')
+def whole(configs, nursery, tmp_path_factory):
+    """Work directories of runs that nothing cut off, and their seconds."""
+    folder = tmp_path_factory.mktemp('whole')
+    runs = {}
+    for task, config in configs.items():
+        start = time.monotonic()
+        nursery.run('train.py', config, '--work-dir', folder / task)
+        runs[task] = (folder / task, time.monotonic() - start)
+    return runs
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def assert_same(first, second, where=''):
+    """Two states are the same, to the bit."""
+    assert type(first) is type(second), where
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_same(first[key], second[key], f'{where}.{key}')
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), where
+        for index, pair in enumerate(zip(first, second, strict=True)):
+            assert_same(*pair, f'{where}.{index}')
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, np.ndarray):
+        np.testing.assert_array_equal(first, second, where)
+    else:
+        assert first == second, where
+
+
+def assert_ends_alike(task, whole, work_dir):
+    """A run that was cut off has the last state of one that was not."""
+    first, second = (
+        load(folder / LAST[task]) for folder in (whole[task][0], work_dir)
+    )
+    for key in ('state_dict', 'optimizer', 'param_schedulers'):
+        assert_same(first[key], second[key], key)
+    assert ('ema_state_dict' in first) == (task == 'detection')
+    assert_same(first.get('ema_state_dict'), second.get('ema_state_dict'))
+    assert first['meta']['iter'] == second['meta']['iter']
+
+
+def assert_whole(work_dir):
+    """What is there under the name of a checkpoint is one."""
+    for path in work_dir.glob('*.pth'):
+        assert 'state_dict' in load(path), path
+
+
+def kill_often(task, kills, whole, config, nursery, work_dir, seed):
+    """Kill a run at random moments until it was killed that often.
+
+    Every third time while a checkpoint is written, if it comes to that.
+    """
+    rng = random.Random(seed)
+    seconds = whole[task][1]
+    killed = {'anywhere': 0, 'writing': 0}
+    starts = 0
+    while sum(killed.values()) < kills:
+        starts += 1
+        assert starts < 4 * kills
+        run = nursery.start(
+            'train.py', config, '--work-dir', work_dir, '--resume', 'auto'
+        )
+        writing = starts % 3 == 0
+        if writing:
+            run.until(lambda: list(work_dir.glob('.*.pth.part')))
+            time.sleep(rng.uniform(0, 0.2))
+        else:
+            end = time.monotonic() + rng.uniform(0.2, 0.8) * seconds
+            run.until(lambda end=end: time.monotonic() > end)
+        was_writing = bool(list(work_dir.glob('.*.pth.part')))
+        run.kill()
+        if run.wait() == -signal.SIGKILL:
+            killed['writing' if was_writing else 'anywhere'] += 1
+        else:
+            # It had come to its end: from the beginning again.
+            assert_ends_alike(task, whole, work_dir)
+            for path in work_dir.glob('*.pth'):
+                path.unlink()
+        assert_whole(work_dir)
+    nursery.run('train.py', config, '--work-dir', work_dir, '--resume', 'auto')
+    return killed
+
+
+@pytest.mark.parametrize(
+    ('task', 'kills'),
+    [
+        ('detection', 2),
+        ('segmentation', 2),
+        pytest.param('detection', 12, marks=pytest.mark.slow),
+        pytest.param('segmentation', 12, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_at_any_moment(task, kills, whole, configs, nursery, tmp_path):
+    killed = kill_often(
+        task, kills, whole, configs[task], nursery, tmp_path / 'run', kills
+    )
+    print(f'{task}: killed {killed}')
+    assert_ends_alike(task, whole, tmp_path / 'run')
