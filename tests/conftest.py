@@ -59,3 +59,9 @@ def digits(tmp_path_factory, run_tool):
     out = tmp_path_factory.mktemp('data') / 'digits'
     run_tool('dataset_converters/digits.py', out, '--images', 8)
     return out
+
+
+@pytest.fixture(scope='session')
+def demo_folder(tmp_path_factory):
+    """A folder that keeps the data and the Mask R-CNN of the demo."""
+    return tmp_path_factory.mktemp('demo')

@@ -10,12 +10,6 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    """A folder that keeps the data and the Mask R-CNN for later tasks."""
-    return tmp_path_factory.mktemp('demo')
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'task, least',
@@ -41,10 +35,10 @@ def folder(tmp_path_factory):
         ),
     ],
 )
-def test_the_demo_reaches_its_accuracy(folder, task, least):
+def test_the_demo_reaches_its_accuracy(demo_folder, task, least):
     result = subprocess.run(
         [sys.executable, ROOT / 'tools/demo.py', '--task', task],
-        cwd=folder,
+        cwd=demo_folder,
         stdout=subprocess.PIPE,
         text=True,
         timeout=3000,
@@ -62,7 +56,7 @@ def test_the_demo_reaches_its_accuracy(folder, task, least):
     for name, metrics in least.items():
         for metric, value in metrics.items():
             assert measured[name][metric] >= value
-    work_dir = folder / 'work_dirs' / list(least)[-1]
+    work_dir = demo_folder / 'work_dirs' / list(least)[-1]
     assert len(list(work_dir.glob('test/pictures/**/*.png'))) == 80
     for name in ('curves.png', 'routing.png', 'routing.html'):
         assert (work_dir / name).is_file()
