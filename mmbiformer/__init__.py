@@ -9,7 +9,7 @@ import mmcv
 import mmengine
 import torch
 from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.utils import digit_version
+from mmengine.utils import digit_version, is_installed
 
 from .version import __version__
 
@@ -29,6 +29,10 @@ for _module, _minimum in MINIMUM_VERSIONS.items():
 # the distribution's name, mmengine would look into site-packages, where an
 # editable install is not; with a module's, it asks where that module lies.
 MODULE2PACKAGE.setdefault('mmbiformer', 'mmbiformer.version')
+# The fork of mmsegmentation has another distribution's name, which mmengine's
+# fork does not know.
+if not is_installed(MODULE2PACKAGE['mmseg']):
+    MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 from .engine.checkpoint import register_safe_loading  # noqa: E402
 
