@@ -164,8 +164,9 @@ def run(args: argparse.Namespace) -> int:
     )
     if folder.pictures and folder.images:
         print(f'pictures    {args.out_dir / PICTURES}')
-    if folder.predictions:
+    if folder.predictions and folder.images:
         print(f'predictions {args.out_dir / PREDICTIONS}')
+    if folder.predictions:
         print(f'index       {args.out_dir / INDEX}')
     if not complete:
         return 130
