@@ -87,7 +87,7 @@ def infer(monkeypatch):
             sys, 'argv', ['infer.py', *map(str, arguments)]
         )  # fmt: skip
         with pytest.raises(SystemExit) as ended:
-            runpy.run_path(ROOT / 'tools/infer.py', run_name='__main__')
+            runpy.run_path(str(ROOT / 'tools/infer.py'), run_name='__main__')
         return ended.value.code
 
     return run
@@ -143,7 +143,7 @@ def test_a_detector_on_all_kinds_of_sources(
     for name in (cut, 'nowhere.png'):
         assert f"infer.py: skipped: '{name}'" in result.stderr
     assert '] 7/7' in result.stdout  # the progress bar
-    assert 'predicted   6, skipped 2' in result.stdout
+    assert 'predicted   6 images, skipped 2' in result.stdout
 
     index = read_index(out)
     assert index['complete'] and index['task'] == 'detection'

@@ -18,6 +18,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    # The package takes seconds to import, and is only once this is right.
     parser.add_argument(
         'images',
         nargs='+',
@@ -158,11 +159,14 @@ def run(args: argparse.Namespace) -> int:
             classes=inferencer.model.dataset_meta['classes'],
             complete=complete,
         )
-    print(f'\npredicted   {folder.images}, skipped {len(folder.problems)}')
+    print(
+        f'\npredicted   {folder.images} images, skipped {len(folder.problems)}'
+    )
     if folder.pictures and folder.images:
         print(f'pictures    {args.out_dir / PICTURES}')
-    if folder.predictions:
+    if folder.predictions and folder.images:
         print(f'predictions {args.out_dir / PREDICTIONS}')
+    if folder.predictions:
         print(f'index       {args.out_dir / INDEX}')
     if not complete:
         return 130
@@ -171,12 +175,10 @@ def run(args: argparse.Namespace) -> int:
 
 def main() -> None:
     args = parse_args()
-    try:
+    from mmbiformer.engine.errors import one_line_errors
+
+    with one_line_errors('infer.py'):
         status = run(args)
-    except (OSError, RuntimeError, ValueError) as error:
-        sys.exit(f'infer.py: error: {error}')
-    except KeyboardInterrupt:
-        status = 130
     sys.exit(status)
 
 

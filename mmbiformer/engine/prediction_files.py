@@ -117,17 +117,18 @@ class VideoFile:
         """
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = cv2.VideoWriter(
+            writer = cv2.VideoWriter(
                 str(self._scratch),
                 cv2.VideoWriter_fourcc(*'mp4v'),
                 self.fps,
                 pixels.shape[1::-1],
             )
-            if not self._writer.isOpened():
+            if not writer.isOpened():
                 raise OSError(
                     f'OpenCV cannot write the video {str(self.path)!r}; '
                     'leave it out by --no-save-vis'
                 )
+            self._writer = writer
         self._writer.write(np.ascontiguousarray(pixels))
 
     def close(self) -> None:
