@@ -218,7 +218,10 @@ class CheckedPipeline(Compose):
                 self._check_between(data, had, size)
         except (OSError, ValueError) as error:
             where = ' with '.join(map(str, names)) or 'a sample'
-            raise ValueError(f'{where}: {error}') from error
+            raise ValueError(
+                f'{where}: {error} (python tools/misc/check_dataset.py CONFIG '
+                'finds all such files)'
+            ) from error
         return data
 
     def _check_before(self, data: dict) -> None:

@@ -287,7 +287,10 @@ class BiFormer(BaseModule):
                 )
             )
 
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).split(depths)
+        # Numbers, not weights: wanted where weights are built on 'meta', too.
+        rates = torch.linspace(
+            0, drop_path_rate, sum(depths), device='cpu'
+        ).split(depths)
         self.stages = nn.ModuleList()
         for i in range(num_stages):
             dim, topk = dims[i], topks[i]

@@ -664,6 +664,13 @@ def test_errors_of_workers_name_the_file(coco):
     truncate(coco.folder / 'images/1.jpg')
     coco.save()
     coco.cfg.train_dataloader.num_workers = 1
+    # In wrappers, too.
+    concatenated = dict(type='ConcatDataset', datasets=[coco.dataset])
+    coco.cfg.train_dataloader.dataset = dict(
+        type='RepeatDataset', times=2, dataset=concatenated
+    )
+    report = check_split(coco.cfg, 'train', workers=1)
+    assert set(report.problems) == {'broken image'}
     with pytest.raises(ValueError) as error:
         train(coco)
     last = str(error.value).strip().splitlines()[-1]

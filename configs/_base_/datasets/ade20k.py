@@ -1,5 +1,5 @@
 _base_ = 'mmseg::_base_/datasets/ade20k.py'
-data_preparation = 'see "Train on ADE20K" in README.md'
+data_preparation = 'see docs/data_preparation.md'
 
 num_classes = 150
 

@@ -1,2 +1,2 @@
 _base_ = 'mmdet::_base_/datasets/coco_detection.py'
-data_preparation = 'see "Train on COCO" in README.md'
+data_preparation = 'see docs/data_preparation.md'
