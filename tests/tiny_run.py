@@ -41,7 +41,7 @@ model = dict(
         dropout_ratio=0.0,
         num_classes=3,
         norm_cfg=dict(type='GN', num_groups=4),
-        loss_decode=dict(type='CrossEntropyLoss', class_weight=[0.4, 1, 1]),
+        loss_decode=dict(type='CrossEntropyLoss'),
     ),
     train_cfg=dict(),
     test_cfg=dict(mode='whole'),
@@ -100,14 +100,14 @@ def write(folder, images=IMAGES):
             image = rng.integers(0, 60, (64, 64, 3), np.uint8)
             label = np.zeros((64, 64), np.uint8)
             for kind in (1, 2):
-                x, y = map(int, rng.integers(16, 48, 2))
+                x, y = map(int, rng.integers(20, 44, 2))
                 if kind == 1:
-                    box = (x - 14, y - 14), (x + 14, y + 14)
+                    box = (x - 18, y - 18), (x + 18, y + 18)
                     cv2.rectangle(image, *box, (0, 0, 255), -1)
                     cv2.rectangle(label, *box, 1, -1)
                 else:
-                    cv2.circle(image, (x, y), 14, (0, 255, 0), -1)
-                    cv2.circle(label, (x, y), 14, 2, -1)
+                    cv2.circle(image, (x, y), 20, (0, 255, 0), -1)
+                    cv2.circle(label, (x, y), 20, 2, -1)
             name = f'{index}.png'
             cv2.imwrite(str(folder / split / 'images' / name), image)
             cv2.imwrite(str(folder / split / 'labels' / name), label)
