@@ -16,7 +16,6 @@ import tiny_run
 import torch
 
 from mmbiformer.engine.config import load_config
-from mmbiformer.engine.inference import build_model
 from mmbiformer.engine.runner import build_runner
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -247,12 +246,16 @@ class TestThoroughly:
 
     @pytest.mark.parametrize('processes', [2, 3])
     def test_detections(self, digits, tmp_path, processes):
+        run(
+            'dist_train.sh', DIGITS, processes, '--work-dir', tmp_path,
+            '--cfg-options', f'train_dataloader.dataset.data_root={digits}/',
+            f'val_dataloader.dataset.data_root={digits}/',
+            f'val_evaluator.ann_file={digits}/annotations/instances_val.json',
+            'train_cfg.max_epochs=1',
+        )  # fmt: skip
+        weights = tmp_path / 'epoch_1.pth'
         loader = 'test_dataloader.dataset'
         annotations = digits / 'annotations/instances_train.json'
-        weights = tmp_path / 'weights.pth'
-        cfg = load_config(str(DIGITS), work_dir=str(tmp_path))
-        torch.manual_seed(0)
-        torch.save(dict(state_dict=build_model(cfg).state_dict()), weights)
         found = {}
         for count in (1, processes):
             out = tmp_path / f'{count}.pkl'
