@@ -4,9 +4,6 @@ import json
 import os
 import pickle
 import re
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -147,33 +144,6 @@ def test_a_checkpoint_without_the_optimizer_is_not_resumed(
     )  # fmt: skip
     assert result.returncode == 1
     assert 'holds no state of the optimizer' in result.stderr
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason='needs no GPU')
-def test_two_processes_train_and_test_on_cpus(digits, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    python = Path(sys.executable).parent
-    environment = dict(
-        os.environ,
-        PORT=str(port),
-        PATH=f'{python}{os.pathsep}{os.environ["PATH"]}',
-    )
-    common = ['--work-dir', tmp_path, *options(digits)]
-    for command in (
-        ['dist_train.sh', CONFIG, 2, *common, 'train_cfg.max_epochs=1'],
-        ['dist_test.sh', CONFIG, tmp_path / 'epoch_1.pth', 2, *common],
-    ):
-        result = subprocess.run(
-            [ROOT / 'tools' / command[0], *map(str, command[1:])],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert result.returncode == 0, result.stderr[-3000:]
-        assert 'coco/bbox_mAP' in result.stdout
 
 
 class TestBadInput:

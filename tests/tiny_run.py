@@ -79,15 +79,14 @@ val_evaluator = dict(type='IoUMetric')
 test_evaluator = val_evaluator
 del loader
 
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9))
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=4)
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.03, momentum=0.9))
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=6, val_interval=6)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=1),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=4),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=6),
 )
-visualizer = dict(vis_backends=[])
 """
 
 
@@ -101,14 +100,14 @@ def write(folder, images=IMAGES):
             image = rng.integers(0, 60, (64, 64, 3), np.uint8)
             label = np.zeros((64, 64), np.uint8)
             for kind in (1, 2):
-                x, y = map(int, rng.integers(8, 56, 2))
+                x, y = map(int, rng.integers(20, 44, 2))
                 if kind == 1:
-                    box = (x - 8, y - 8), (x + 8, y + 8)
+                    box = (x - 18, y - 18), (x + 18, y + 18)
                     cv2.rectangle(image, *box, (0, 0, 255), -1)
                     cv2.rectangle(label, *box, 1, -1)
                 else:
-                    cv2.circle(image, (x, y), 8, (0, 255, 0), -1)
-                    cv2.circle(label, (x, y), 8, 2, -1)
+                    cv2.circle(image, (x, y), 20, (0, 255, 0), -1)
+                    cv2.circle(label, (x, y), 20, 2, -1)
             name = f'{index}.png'
             cv2.imwrite(str(folder / split / 'images' / name), image)
             cv2.imwrite(str(folder / split / 'labels' / name), label)

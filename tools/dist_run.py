@@ -19,6 +19,9 @@ from torch.distributed.elastic.multiprocessing.errors import (
 
 MAX_LINES = 20
 """int: How much of an error is shown again."""
+_TOOL_ERROR = re.compile(r'\w+\.py: error: ')
+# What torchrun ends the others with, as a signal or in the shell's way.
+_ENDED = (-signal.SIGTERM, 128 + signal.SIGTERM)
 
 
 def error_of(text: str) -> str:
@@ -28,16 +31,21 @@ def error_of(text: str) -> str:
         text (str): What it wrote to stderr.
 
     Returns:
-        str: The lines behind the last traceback, or the last ones.
+        str: The tool's own message, or what comes behind the frames of the
+        last traceback, or the last lines.
     """
     # torch puts the rank before each line of a traceback.
     text = re.sub(r'^\[rank\d+\]: ?', '', text, flags=re.MULTILINE)
     lines = text.rstrip().splitlines()
     for index in range(len(lines) - 1, -1, -1):
+        if _TOOL_ERROR.match(lines[index]):
+            lines = lines[index:]
+            break
         if lines[index].startswith('Traceback '):
-            lines = lines[index + 1 :]
-            while lines and lines[0].startswith(' '):
-                lines.pop(0)
+            frames = index + 1
+            while frames < len(lines) and lines[frames].startswith(' '):
+                frames += 1
+            lines = lines[frames:]
             break
     return '\n'.join(lines[-MAX_LINES:])
 
@@ -59,7 +67,7 @@ def describe(error: ChildFailedError, logs: Path) -> str:
 
     def order(item: tuple) -> tuple:
         failure = item[1]
-        ended = failure.exitcode == -signal.SIGTERM
+        ended = failure.exitcode in _ENDED
         # Where one process dies, others that talk to it fail or abort.
         killed = failure.exitcode < 0 and failure.exitcode != -signal.SIGABRT
         return ended, not killed, log(failure).stat().st_mtime_ns

@@ -1,0 +1,80 @@
+"""Every tool that loads weights refuses those that would run code.
+
+The tools run in this process, by their main function.
+"""
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_run
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Payload:
+    """What an attacker would put into a checkpoint."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    """A config, an image and a checkpoint that makes the folder ``trap``."""
+    folder = tmp_path_factory.mktemp('tiny')
+    evil = folder / 'evil.pth'
+    weights = dict(state_dict=dict(weight=Payload(folder / 'trap')))
+    torch.save(weights, evil)
+    return dict(
+        config=tiny_run.write(folder, dict(train=4, val=1)),
+        image=folder / 'val/images/0.png',
+        evil=evil,
+        trap=folder / 'trap',
+        out=folder / 'out.pth',
+        work=folder / 'work',
+    )
+
+
+def pretrained(where):
+    """Options that start a part of the model from the checkpoint."""
+    return (
+        f'--cfg-options {where}.init_cfg.type=Pretrained '
+        f'{where}.init_cfg.checkpoint={{evil}}'
+    )
+
+
+@pytest.mark.parametrize(
+    'command',
+    [
+        'train.py {config} --work-dir {work} --cfg-options load_from={evil}',
+        'train.py {config} --work-dir {work} --resume {evil}',
+        'train.py {config} --work-dir {work} ' + pretrained('model'),
+        'train.py {config} --work-dir {work} ' + pretrained('model.backbone'),
+        'train.py {config} --work-dir {work} '
+        + pretrained('model.decode_head'),
+        'test.py {config} {evil} --work-dir {work}',
+        'model_converters/biformer_to_mmbiformer.py {config} {evil} {out}',
+        'model_converters/publish_model.py {evil} {out}',
+        'visualization/routing.py {image} {config} --checkpoint {evil}',
+        'visualization/routing.py {image} {config} '
+        + pretrained('model.backbone'),
+    ],
+)
+def test_a_payload_is_refused(files, command, monkeypatch):
+    script, *arguments = command.format(**files).split()
+    monkeypatch.setattr(sys, 'argv', [script, *arguments])
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    with pytest.raises((RuntimeError, SystemExit)) as error:
+        runpy.run_path(str(ROOT / 'tools' / script), run_name='__main__')
+    message = str(error.value)
+    assert 'was not loaded: it holds more than weights' in message
+    assert str(files['evil']) in message
+    assert not files['trap'].exists()
+    assert not files['out'].exists()
