@@ -60,7 +60,7 @@ val_evaluator = dict(
 )
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
-train_cfg = dict(max_epochs=4, val_interval=2)
+train_cfg = dict(max_epochs=3, val_interval=2)
 custom_hooks = [dict(type='EMAHook', momentum=0.1)]
 default_hooks = dict(
     logger=dict(interval=1), checkpoint=dict(max_keep_ckpts=1)
@@ -134,7 +134,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-train_cfg = dict(max_iters=20, val_interval=10)
+train_cfg = dict(max_iters=14, val_interval=7)
 default_hooks = dict(
     logger=dict(interval=1), checkpoint=dict(interval=3, max_keep_ckpts=2)
 )
@@ -142,7 +142,7 @@ randomness = dict(seed=3)
 del dataset
 """
 CONFIGS = dict(detection=DETECTION, segmentation=SEGMENTATION)
-LAST = dict(detection='epoch_4.pth', segmentation='iter_20.pth')
+LAST = dict(detection='epoch_3.pth', segmentation='iter_14.pth')
 
 
 @pytest.fixture(scope='module')
@@ -255,7 +255,7 @@ def kill_often(task, kills, whole, config, nursery, work_dir, seed):
     ('task', 'kills'),
     [
         ('detection', 2),
-        ('segmentation', 2),
+        ('segmentation', 1),
         pytest.param('detection', 12, marks=pytest.mark.slow),
         pytest.param('segmentation', 12, marks=pytest.mark.slow),
     ],
