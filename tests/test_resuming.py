@@ -1,7 +1,6 @@
 """Training that is cut off, and goes on as if it had not been."""
 
 import random
-import re
 import signal
 import time
 from pathlib import Path
@@ -12,7 +11,6 @@ import torch
 from nursery import Nursery
 
 import mmbiformer  # noqa: F401 (teaches torch what mmengine saves)
-from mmbiformer.engine.resume import find_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -98,7 +98,7 @@ class CheckedRunner(Runner):
         """Register the default hooks, and those that every run has."""
         hooks = dict(hooks or {})
         if 'checkpoint' not in hooks:
-            hooks['checkpoint'] = dict(type='CheckpointHook')
+            hooks['checkpoint'] = dict(type='CheckpointHook', interval=1)
         checkpoint = hooks['checkpoint']
         if isinstance(checkpoint, dict) and checkpoint['type'] in (
             'CheckpointHook',

@@ -94,7 +94,9 @@ class TestCheckpoints:
         runner = toy_runner(
             tmp_path,
             default_hooks=dict(
-                checkpoint=dict(type='CheckpointHook', max_keep_ckpts=1)
+                checkpoint=dict(
+                    type='CheckpointHook', interval=1, max_keep_ckpts=1
+                )
             ),
         )
         seen = []
@@ -116,7 +118,10 @@ class TestCheckpoints:
             tmp_path,
             default_hooks=dict(
                 checkpoint=dict(
-                    type='CheckpointHook', max_keep_ckpts=1, save_best=metrics
+                    type='CheckpointHook',
+                    interval=1,
+                    max_keep_ckpts=1,
+                    save_best=metrics,
                 )
             ),
             **{'val_evaluator.values': [1, 3, 2]},
@@ -189,7 +194,8 @@ class TestCheckpoints:
             resumed.train()
             assert resumed.epoch == 3
         finally:
-            subprocess.run(['umount', mount], check=True)
+            # The log is open yet.
+            subprocess.run(['umount', '--lazy', mount], check=True)
 
 
 class TestInterruption:
