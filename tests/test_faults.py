@@ -1,7 +1,12 @@
-"""Training that is cut off, and goes on as if it had not been."""
+"""The tools, cut off at any moment, and where something is wrong."""
 
+import os
 import random
+import resource
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +16,7 @@ import torch
 from nursery import Nursery
 
 import mmbiformer  # noqa: F401 (teaches torch what mmengine saves)
+from mmbiformer.engine.resume import find_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -264,3 +270,173 @@ def test_killed_at_any_moment(task, kills, whole, configs, nursery, tmp_path):
     )
     print(f'{task}: killed {killed}')
     assert_ends_alike(task, whole, tmp_path / 'run')
+
+
+def children(pid):
+    """Return the processes that a process started, workers among them."""
+    task = Path(f'/proc/{pid}/task/{pid}/children')
+    return [int(child) for child in task.read_text().split()]
+
+
+def assert_gone(pids, seconds=10):
+    """Processes end in a moment, and leave no zombies."""
+    end = time.monotonic() + seconds
+    while any(Path(f'/proc/{pid}').exists() for pid in pids):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ('task', 'signum', 'moment'),
+    [
+        ('detection', signal.SIGINT, 'Epoch(train) [2][2/4]'),
+        ('segmentation', signal.SIGTERM, 'Iter(train) [ 5/14]'),
+    ],
+)
+def test_a_signal_ends_training_in_order(
+    task, signum, moment, whole, configs, nursery, tmp_path
+):
+    arguments = [configs[task], '--work-dir', tmp_path]
+    run = nursery.start('train.py', *arguments)
+    run.until(lambda: moment in ' '.join(run.text().split(' ' * 2)))
+    workers = children(run.pid)
+    assert len(workers) >= 2
+    # As a terminal does.
+    os.killpg(run.pid, signum)
+    assert run.wait() == 128 + signum
+    assert 'Traceback' not in run.text()
+    assert_gone(workers)
+    last = run.text().strip().splitlines()[-1]
+    assert last.startswith('train.py: interrupted after iteration ')
+    assert f'{tmp_path}/interrupted.pth. Go on by --resume' in last
+    assert find_checkpoint(tmp_path) == str(tmp_path / 'interrupted.pth')
+    nursery.run('train.py', *arguments, '--resume')
+    assert_ends_alike(task, whole, tmp_path)
+    assert not (tmp_path / 'interrupted.pth').exists()
+
+
+def test_ctrl_c_ends_testing(whole, configs, nursery, tmp_path):
+    config = tmp_path / 'long.py'
+    config.write_text(
+        f"_base_ = '{configs['detection']}'\n"
+        'test_dataloader = dict(num_workers=2, dataset=dict(_delete_=True, '
+        "type='RepeatDataset', times=1000, "
+        'dataset=_base_.test_dataloader.dataset))\n'
+    )
+    run = nursery.start(
+        'test.py', config, whole['detection'][0] / 'epoch_3.pth',
+        '--work-dir', tmp_path,
+    )  # fmt: skip
+    run.until(lambda: 'Epoch(test)' in run.text())
+    workers = children(run.pid)
+    assert len(workers) == 2
+    os.killpg(run.pid, signal.SIGINT)
+    assert run.wait() == 130
+    assert 'Traceback' not in run.text()
+    assert_gone(workers)
+
+
+def test_a_checkpoint_that_is_cut_off_is_passed_over(
+    whole, configs, nursery, tmp_path
+):
+    work_dir = tmp_path / 'run'
+    shutil.copytree(whole['segmentation'][0], work_dir)
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'iter_14.pth'))
+    os.truncate(work_dir / 'iter_14.pth', 1000)
+    run = nursery.run(
+        'train.py', configs['segmentation'], '--work-dir', work_dir,
+        '--resume', 'auto',
+    )  # fmt: skip
+    assert 'iter_14.pth' in run.text()
+    assert 'It is passed over' in run.text()
+    assert_ends_alike('segmentation', whole, work_dir)
+
+
+class TestErrors:
+    """Each ends with a line, and leaves nothing."""
+
+    def refused(self, run, *parts):
+        assert run.returncode == 1, run.text()[-3000:]
+        assert 'Traceback' not in run.text()
+        last = run.text().strip().splitlines()[-1]
+        for part in ('error: ', *parts):
+            assert str(part) in last
+
+    @pytest.mark.parametrize(
+        ('option', 'parts'),
+        [
+            ('model.backbone.arch=huge', ["arch='huge'"]),
+            ('model.backbone.topks=(1,2,99,-2)', ['topks[2]=99']),
+            ('model.backbone.topk=3', ['BiFormer', "'topk'"]),
+            ('model.backbone.type=BiFormr', ['BiFormr', 'registry']),
+            ('optim_wrapper.optimizer.type=AdamZ', ['AdamZ']),
+            ('train_dataloader.dataset.indices=0', ['is empty']),
+        ],
+    )
+    def test_wrong_settings(self, configs, nursery, tmp_path, option, parts):
+        work_dir = tmp_path / 'run'
+        run = nursery.run(
+            'train.py', configs['detection'], '--work-dir', work_dir,
+            '--cfg-options', option, check=False,
+        )  # fmt: skip
+        self.refused(run, *parts)
+        assert not work_dir.exists()
+
+    def test_a_checkpoint_that_is_cut_off(
+        self, whole, configs, nursery, tmp_path
+    ):
+        checkpoint = tmp_path / 'epoch_3.pth'
+        shutil.copy(whole['detection'][0] / 'epoch_3.pth', checkpoint)
+        os.truncate(checkpoint, 1000)
+        for arguments in (
+            ['test.py', configs['detection'], checkpoint],
+            ['train.py', configs['detection'], '--resume', checkpoint],
+        ):
+            run = nursery.run(
+                *arguments, '--work-dir', tmp_path / 'run', check=False
+            )
+            self.refused(run, checkpoint, '1000 bytes')
+            assert not (tmp_path / 'run').exists()
+
+    def test_the_folder_of_another_run(self, whole, configs, nursery):
+        work_dir = whole['detection'][0]
+        before = sorted(work_dir.rglob('*'))
+        run = nursery.run(
+            'train.py', configs['detection'], '--work-dir', work_dir,
+            check=False,
+        )  # fmt: skip
+        self.refused(run, 'epoch_3.pth', '--resume')
+        # Nor is it resumed with another model.
+        run = nursery.run(
+            'train.py', configs['detection'], '--work-dir', work_dir,
+            '--resume', '--cfg-options', 'model.neck.out_channels=16',
+            'model.rpn_head.in_channels=16',
+            'model.roi_head.bbox_roi_extractor.out_channels=16',
+            'model.roi_head.bbox_head.in_channels=16',
+            'model.roi_head.mask_roi_extractor.out_channels=16',
+            'model.roi_head.mask_head.in_channels=16',
+            check=False,
+        )  # fmt: skip
+        self.refused(run, 'is not for the model of this config')
+        assert sorted(work_dir.rglob('*')) == before
+
+    def test_a_loss_that_is_not_finite(self, configs, nursery, tmp_path):
+        run = nursery.run(
+            'train.py', configs['segmentation'], '--work-dir', tmp_path,
+            '--cfg-options', 'optim_wrapper.optimizer.lr=1e30',
+            check=False,
+        )  # fmt: skip
+        self.refused(run, 'not finite', 'images/train/', 'loss')
+        (log,) = tmp_path.glob('*/*.log')
+        assert 'Traceback' in log.read_text()
+
+    @pytest.mark.parametrize('tool', ['train.py', 'test.py'])
+    def test_help_is_there_at_once(self, tool):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        subprocess.run(
+            [sys.executable, ROOT / 'tools' / tool, '--help'],
+            check=True,
+            capture_output=True,
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        assert after - before < 1
