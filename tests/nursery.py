@@ -82,6 +82,7 @@ class Nursery:
         """Start a tool; return its :class:`Run`."""
         self._count += 1
         output = self._folder / f'{self._count}.txt'
+        output.touch()
         request = dict(
             script=str(ROOT / 'tools' / script),
             arguments=[str(argument) for argument in arguments],

@@ -15,16 +15,30 @@ from .safeguards import TrainingInterrupted
 RUN_ERRORS = (FloatingPointError, OSError, ValueError)
 """tuple: What says, while a run goes on, that data or numbers are wrong."""
 
-SETUP_ERRORS = (
-    *RUN_ERRORS,
-    AssertionError,
-    ImportError,
-    KeyError,
-    RuntimeError,
-    TypeError,
-)
-"""tuple: What OpenMMLab raises, before a run has started, for settings that
-are wrong: its registries put the class before the message."""
+SETUP_ERRORS = (*RUN_ERRORS, ImportError, RuntimeError)
+"""tuple: What says so before a run has started."""
+
+
+def is_of_user(error: Exception, started: bool) -> bool:
+    """Tell whether an error is of a setting, the data or the numbers.
+
+    Args:
+        error (Exception): The error.
+        started (bool): Whether the run had started.
+
+    Returns:
+        bool: Whether it is; others are of the code, and need a traceback.
+    """
+    if started:
+        return isinstance(error, RUN_ERRORS)
+    # OpenMMLab's registries pass any error of a class on, named before it,
+    # and raise a KeyError for a class that they do not know.
+    named = re.match(r"class `|'?\S+ is not in the .* registry", str(error))
+    return isinstance(error, SETUP_ERRORS) or (
+        isinstance(error, (AssertionError, KeyError, TypeError))
+        and named is not None
+        and not str(error).endswith('.py: ')
+    )
 
 
 def describe_error(error: BaseException) -> str:
@@ -69,8 +83,7 @@ def one_line_errors(tool: str) -> Iterator[SimpleNamespace]:
         end = 128 + signum
     except Exception as error:
         started = getattr(context.runner, 'started', False)
-        known = isinstance(error, RUN_ERRORS if started else SETUP_ERRORS)
-        if not known or not str(error):
+        if not is_of_user(error, started):
             raise
         if started:
             _log_traceback()

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 
 from .checks import check_annotations
 from .loops import ResumableEpochLoop, SkippedBatches
-from .randomness import make_resumable, seed_batches
+from .randomness import make_resumable, seed_batches, shield_workers
 from .resume import find_checkpoint
 from .safeguards import (
     Interruption,
@@ -198,15 +198,19 @@ class CheckedRunner(Runner):
 
     @staticmethod
     def build_dataloader(
-        dataloader: Union[DataLoader, dict], *args, **kwargs
+        dataloader: Union[DataLoader, dict],
+        seed: Optional[int] = None,
+        diff_rank_seed: bool = False,
     ) -> DataLoader:
         """Build a dataloader; arguments are those of mmengine's Runner.
 
         Raises:
             ValueError: If the data set is empty or cannot be read.
         """
+        if isinstance(dataloader, dict):
+            dataloader = shield_workers(dataloader, seed)
         try:
-            loader = Runner.build_dataloader(dataloader, *args, **kwargs)
+            loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         except (json.JSONDecodeError, KeyError) as error:
             raise ValueError(
                 'this data set cannot be built or read '
