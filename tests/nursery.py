@@ -49,6 +49,12 @@ class Run:
             time.sleep(0.01)
         return self.returncode
 
+    def wait_a_moment(self):
+        """Return its exit status, or None while it runs."""
+        time.sleep(0.1)
+        self.returncode = self._replies(self.pid)
+        return self.returncode
+
     def until(self, condition, timeout=120):
         """Wait until something holds, or the tool has ended."""
         end = time.monotonic() + timeout

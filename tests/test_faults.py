@@ -1,7 +1,10 @@
 """The tools, cut off at any moment, and where something is wrong."""
 
+import contextlib
+import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -306,10 +309,13 @@ def test_a_signal_ends_training_in_order(
     assert run.wait() == 128 + signum
     assert 'Traceback' not in run.text()
     assert_gone(workers)
-    last = run.text().strip().splitlines()[-1]
-    assert last.startswith('train.py: interrupted after iteration ')
-    assert f'{tmp_path}/interrupted.pth. Go on by --resume' in last
-    assert find_checkpoint(tmp_path) == str(tmp_path / 'interrupted.pth')
+    (last,) = re.findall(
+        r'^train.py: interrupted after iteration \d+; its state is in (.*)\. '
+        r'Go on by --resume\Z',
+        run.text().strip(),
+        re.MULTILINE,
+    )
+    assert find_checkpoint(tmp_path) == last
     nursery.run('train.py', *arguments, '--resume')
     assert_ends_alike(task, whole, tmp_path)
     assert not (tmp_path / 'interrupted.pth').exists()
@@ -334,6 +340,68 @@ def test_ctrl_c_ends_testing(whole, configs, nursery, tmp_path):
     assert run.wait() == 130
     assert 'Traceback' not in run.text()
     assert_gone(workers)
+
+
+def resident(pid):
+    """Return the MiB that a process and its workers occupy."""
+    pages = 0
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for one in (pid, *children(pid)):
+            pages += int(Path(f'/proc/{one}/statm').read_text().split()[1])
+    return pages * os.sysconf('SC_PAGE_SIZE') / 2**20
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_2000_images(
+    digits, whole, configs, nursery, tmp_path
+):
+    """The eight scenes, each under 250 names."""
+    content = json.loads(
+        (digits / 'annotations/instances_train.json').read_text()
+    )
+    images, annotations = [], []
+    (tmp_path / 'images').mkdir()
+    for index in range(2000):
+        image = content['images'][index % len(content['images'])]
+        name = f'{index:06d}.png'
+        os.link(digits / 'images/train' / image['file_name'],
+                tmp_path / 'images' / name)  # fmt: skip
+        images.append(dict(image, id=index, file_name=name))
+        annotations += [
+            dict(annotation, image_id=index, id=0)
+            for annotation in content['annotations']
+            if annotation['image_id'] == image['id']
+        ]
+    for index, annotation in enumerate(annotations, 1):
+        annotation['id'] = index
+    (tmp_path / 'test.json').write_text(
+        json.dumps(dict(content, images=images, annotations=annotations))
+    )
+    run = nursery.start(
+        'test.py', configs['detection'], whole['detection'][0] / 'epoch_3.pth',
+        '--work-dir', tmp_path / 'run', '--cfg-options',
+        'test_dataloader.num_workers=2',
+        f'test_dataloader.dataset.data_root={tmp_path}/',
+        'test_dataloader.dataset.ann_file=test.json',
+        'test_dataloader.dataset.data_prefix.img=images/',
+        f'test_evaluator.ann_file={tmp_path}/test.json',
+    )  # fmt: skip
+    samples = []
+    while run.wait_a_moment() is None:
+        done = re.findall(r'Epoch\(test\) +\[ *(\d+)/500\]', run.text())
+        if done and done[-1] != '500':
+            samples.append((int(done[-1]), resident(run.pid)))
+    assert run.returncode == 0, run.text()[-3000:]
+    assert 'coco/bbox_mAP' in run.text()
+
+    def mean(low, high):
+        values = [mib for done, mib in samples if low <= done < high]
+        return sum(values) / len(values)
+
+    middle, end = mean(250, 300), mean(450, 500)
+    peak = max(mib for _, mib in samples)
+    print(f'MiB: middle {middle:.0f}, end {end:.0f}, peak {peak:.0f}')
+    assert end < 1.02 * middle
 
 
 def test_a_checkpoint_that_is_cut_off_is_passed_over(
@@ -416,7 +484,7 @@ class TestErrors:
             'model.roi_head.mask_head.in_channels=16',
             check=False,
         )  # fmt: skip
-        self.refused(run, 'is not for the model of this config')
+        self.refused(run, 'size mismatch for module.neck')
         assert sorted(work_dir.rglob('*')) == before
 
     def test_a_loss_that_is_not_finite(self, configs, nursery, tmp_path):

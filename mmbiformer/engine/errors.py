@@ -31,13 +31,15 @@ def is_of_user(error: Exception, started: bool) -> bool:
     """
     if started:
         return isinstance(error, RUN_ERRORS)
-    # OpenMMLab's registries pass any error of a class on, named before it,
-    # and raise a KeyError for a class that they do not know.
-    named = re.match(r"class `|'?\S+ is not in the .* registry", str(error))
-    return isinstance(error, SETUP_ERRORS) or (
-        isinstance(error, (AssertionError, KeyError, TypeError))
-        and named is not None
-        and not str(error).endswith('.py: ')
+    # What OpenMMLab's registries and the classes that they build say of a
+    # config: by assertions, too.
+    wording = re.search(
+        r'is not in the .* registry|unexpected keyword argument|'
+        r'required positional argument',
+        str(error),
+    )
+    return isinstance(error, (AssertionError, *SETUP_ERRORS)) or (
+        isinstance(error, (KeyError, TypeError)) and wording is not None
     )
 
 
@@ -83,7 +85,7 @@ def one_line_errors(tool: str) -> Iterator[SimpleNamespace]:
         end = 128 + signum
     except Exception as error:
         started = getattr(context.runner, 'started', False)
-        if not is_of_user(error, started):
+        if not is_of_user(error, started) or not str(error):
             raise
         if started:
             _log_traceback()
