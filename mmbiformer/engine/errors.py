@@ -84,7 +84,10 @@ def one_line_errors(tool: str) -> Iterator[SimpleNamespace]:
         print(f'{tool}: interrupted{message}', file=sys.stderr)
         end = 128 + signum
     except Exception as error:
-        started = getattr(context.runner, 'started', False)
+        # Another runner that a config names does not tell.
+        started = getattr(
+            context.runner, 'started', context.runner is not None
+        )
         if not is_of_user(error, started) or not str(error):
             raise
         if started:
