@@ -29,7 +29,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .checks import check_annotations
-from .loops import ResumableEpochLoop, SkippedBatches
+from .loops import ResumableEpochBasedTrainLoop, SkippedBatches
 from .randomness import make_resumable, seed_batches, shield_workers
 from .resume import find_checkpoint
 from .safeguards import (
@@ -188,7 +188,7 @@ class CheckedRunner(Runner):
         loop = dict(loop)
         if kind is EpochBasedTrainLoop:
             loop.pop('by_epoch', None)
-            loop.update(type=ResumableEpochLoop, skipped=skip)
+            loop.update(type=ResumableEpochBasedTrainLoop, skipped=skip)
         loop = super().build_train_loop(loop)
         if by_iter and skip:
             loop.dataloader_iterator = SkippedBatches(
