@@ -49,6 +49,12 @@ class Run:
             time.sleep(0.01)
         return self.returncode
 
+    def wait_a_moment(self):
+        """Return its exit status, or None while it runs."""
+        time.sleep(0.1)
+        self.returncode = self._replies(self.pid)
+        return self.returncode
+
     def until(self, condition, timeout=120):
         """Wait until something holds, or the tool has ended."""
         end = time.monotonic() + timeout
@@ -82,6 +88,7 @@ class Nursery:
         """Start a tool; return its :class:`Run`."""
         self._count += 1
         output = self._folder / f'{self._count}.txt'
+        output.touch()
         request = dict(
             script=str(ROOT / 'tools' / script),
             arguments=[str(argument) for argument in arguments],

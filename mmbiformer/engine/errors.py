@@ -15,16 +15,32 @@ from .safeguards import TrainingInterrupted
 RUN_ERRORS = (FloatingPointError, OSError, ValueError)
 """tuple: What says, while a run goes on, that data or numbers are wrong."""
 
-SETUP_ERRORS = (
-    *RUN_ERRORS,
-    AssertionError,
-    ImportError,
-    KeyError,
-    RuntimeError,
-    TypeError,
-)
-"""tuple: What OpenMMLab raises, before a run has started, for settings that
-are wrong: its registries put the class before the message."""
+SETUP_ERRORS = (*RUN_ERRORS, ImportError, RuntimeError)
+"""tuple: What says so before a run has started."""
+
+
+def is_of_user(error: Exception, started: bool) -> bool:
+    """Tell whether an error is of a setting, the data or the numbers.
+
+    Args:
+        error (Exception): The error.
+        started (bool): Whether the run had started.
+
+    Returns:
+        bool: Whether it is; others are of the code, and need a traceback.
+    """
+    if started:
+        return isinstance(error, RUN_ERRORS)
+    # What OpenMMLab's registries and the classes that they build say of a
+    # config: by assertions, too.
+    wording = re.search(
+        r'is not in the .* registry|unexpected keyword argument|'
+        r'required positional argument',
+        str(error),
+    )
+    return isinstance(error, (AssertionError, *SETUP_ERRORS)) or (
+        isinstance(error, (KeyError, TypeError)) and wording is not None
+    )
 
 
 def describe_error(error: BaseException) -> str:
@@ -68,9 +84,11 @@ def one_line_errors(tool: str) -> Iterator[SimpleNamespace]:
         print(f'{tool}: interrupted{message}', file=sys.stderr)
         end = 128 + signum
     except Exception as error:
-        started = getattr(context.runner, 'started', False)
-        known = isinstance(error, RUN_ERRORS if started else SETUP_ERRORS)
-        if not known or not str(error):
+        # Another runner that a config names does not tell.
+        started = getattr(
+            context.runner, 'started', context.runner is not None
+        )
+        if not is_of_user(error, started) or not str(error):
             raise
         if started:
             _log_traceback()

@@ -5,7 +5,7 @@ from typing import Iterator, Optional, Sequence
 from mmengine.runner import EpochBasedTrainLoop
 
 
-class ResumableEpochLoop(EpochBasedTrainLoop):
+class ResumableEpochBasedTrainLoop(EpochBasedTrainLoop):
     """mmengine's loop, whose first epoch may start in its middle.
 
     Args:

@@ -165,22 +165,39 @@ def seed_batches(loader: DataLoader) -> None:
         loader.dataset.__getitems__ = _SeededFetch(loader.dataset)
 
 
-def start_worker(
-    worker_id: int, num_workers: int, rank: int, seed: int, **kwargs
-) -> None:
-    """Start a worker process of a dataloader.
-
-    Signals that end a run, as a terminal's Ctrl-C, go to a whole group of
-    processes. A worker leaves it, so that the run can end in order; it ends
-    with the run.
+def shield_workers(dataloader: dict, seed: Optional[int]) -> dict:
+    """Return the config of a dataloader whose workers outlive a signal.
 
     Args:
-        worker_id (int): Number of the worker.
-        num_workers (int): Number of workers of a process.
-        rank (int): Number of the process.
-        seed (int): Seed of the run.
-        **kwargs: As mmengine's ``worker_init_fn``.
+        dataloader (dict): Config of a dataloader. One with a
+            ``worker_init_fn`` of its own is left alone.
+        seed (int, optional): Seed of the run; None leaves it alone, too.
+
+    Returns:
+        dict: The config.
+    """
+    if seed is None or 'worker_init_fn' in dataloader:
+        return dataloader
+    dataloader = dict(dataloader)
+    dataloader['worker_init_fn'] = dict(
+        type=_start_worker,
+        num_workers=dataloader.get('num_workers', 0),
+        rank=get_rank(),
+        seed=seed,
+        disable_subprocess_warning=dataloader.pop(
+            'disable_subprocess_warning', False
+        ),
+    )
+    return dataloader
+
+
+def _start_worker(worker_id: int, **kwargs) -> None:
+    """Start a worker as mmengine does, in a group of its own.
+
+    Signals that end a run, as a terminal's Ctrl-C, go to a whole group of
+    processes. A run can only end in order with its workers there; they end
+    with it.
     """
     if hasattr(os, 'setpgid'):
         os.setpgid(0, 0)
-    worker_init_fn(worker_id, num_workers, rank, seed, **kwargs)
+    worker_init_fn(worker_id, **kwargs)

@@ -28,8 +28,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .checks import check_annotations
-from .loops import ResumableEpochLoop, SkippedBatches
-from .randomness import make_resumable, seed_batches
+from .loops import ResumableEpochBasedTrainLoop, SkippedBatches
+from .randomness import make_resumable, seed_batches, shield_workers
 from .resume import find_checkpoint
 from .safeguards import (
     Interruption,
@@ -98,7 +98,7 @@ class CheckedRunner(Runner):
         """Register the default hooks, and those that every run has."""
         hooks = dict(hooks or {})
         if 'checkpoint' not in hooks:
-            hooks['checkpoint'] = dict(type='CheckpointHook')
+            hooks['checkpoint'] = dict(type='CheckpointHook', interval=1)
         checkpoint = hooks['checkpoint']
         if isinstance(checkpoint, dict) and checkpoint['type'] in (
             'CheckpointHook',
@@ -188,7 +188,7 @@ class CheckedRunner(Runner):
         loop = dict(loop)
         if kind is EpochBasedTrainLoop:
             loop.pop('by_epoch', None)
-            loop.update(type=ResumableEpochLoop, skipped=skip)
+            loop.update(type=ResumableEpochBasedTrainLoop, skipped=skip)
         loop = super().build_train_loop(loop)
         if by_iter and skip:
             loop.dataloader_iterator = SkippedBatches(
@@ -198,15 +198,19 @@ class CheckedRunner(Runner):
 
     @staticmethod
     def build_dataloader(
-        dataloader: Union[DataLoader, dict], *args, **kwargs
+        dataloader: Union[DataLoader, dict],
+        seed: Optional[int] = None,
+        diff_rank_seed: bool = False,
     ) -> DataLoader:
         """Build a dataloader; arguments are those of mmengine's Runner.
 
         Raises:
             ValueError: If the data set is empty or cannot be read.
         """
+        if isinstance(dataloader, dict):
+            dataloader = shield_workers(dataloader, seed)
         try:
-            loader = Runner.build_dataloader(dataloader, *args, **kwargs)
+            loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         except (
             AssertionError,
             AttributeError,

@@ -91,7 +91,7 @@ class InvalidLossCheck(Hook):
     ) -> None:
         """Check the numbers of an iteration."""
         numbers = {
-            name: float(value)
+            name: float(torch.as_tensor(value).detach())
             for name, value in (outputs or {}).items()
             if 'loss' in name and torch.as_tensor(value).numel() == 1
         }
