@@ -60,6 +60,7 @@ def pretrained(where):
         'train.py {config} --work-dir {work} '
         + pretrained('model.decode_head'),
         'test.py {config} {evil} --work-dir {work}',
+        'infer.py {image} {config} {evil} --out-dir {work} --device cpu',
         'model_converters/biformer_to_mmbiformer.py {config} {evil} {out}',
         'model_converters/publish_model.py {evil} {out}',
         'visualization/routing.py {image} {config} --checkpoint {evil}',
