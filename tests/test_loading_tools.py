@@ -34,6 +34,11 @@ def files(tmp_path_factory):
     )
 
 
+def slow(command):
+    """Leave a command to the tests that take minutes."""
+    return pytest.param(command, marks=pytest.mark.slow)
+
+
 def pretrained(where):
     """Options that start a part of the model from the checkpoint."""
     return (
@@ -47,17 +52,21 @@ def pretrained(where):
     [
         'train.py {config} --work-dir {work} --cfg-options load_from={evil}',
         'train.py {config} --work-dir {work} --resume {evil}',
-        'train.py {config} --work-dir {work} ' + pretrained('model'),
+        slow('train.py {config} --work-dir {work} ' + pretrained('model')),
         'train.py {config} --work-dir {work} ' + pretrained('model.backbone'),
-        'train.py {config} --work-dir {work} '
-        + pretrained('model.decode_head'),
+        slow(
+            'train.py {config} --work-dir {work} '
+            + pretrained('model.decode_head')
+        ),
         'test.py {config} {evil} --work-dir {work}',
         'infer.py {image} {config} {evil} --out-dir {work} --device cpu',
         'model_converters/biformer_to_mmbiformer.py {config} {evil} {out}',
         'model_converters/publish_model.py {evil} {out}',
         'visualization/routing.py {image} {config} --checkpoint {evil}',
-        'visualization/routing.py {image} {config} '
-        + pretrained('model.backbone'),
+        slow(
+            'visualization/routing.py {image} {config} '
+            + pretrained('model.backbone')
+        ),
     ],
 )
 def test_a_payload_is_refused(files, command, run_tool):
