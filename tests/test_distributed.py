@@ -264,6 +264,7 @@ class TestThoroughly:
                 'dist_test.sh', DIGITS, weights, count, '--out', out,
                 '--work-dir', tmp_path / str(count), '--cfg-options',
                 f'{loader}.data_root={digits}/', f'{loader}.indices=5',
+                'test_dataloader.batch_size=1',
                 f'{loader}.ann_file=annotations/{annotations.name}',
                 f'{loader}.data_prefix.img=images/train/',
                 f'test_evaluator.ann_file={annotations}',
@@ -311,12 +312,12 @@ class TestThoroughly:
         self, tiny, tmp_path, python_path
     ):
         # The first process waits for the second, which finds no data.
+        (tmp_path / 'rank0').symlink_to(tiny.parent)
         config = tmp_path / 'config.py'
         config.write_text(
-            f"import os\n_base_ = ['{tiny}']\n"
-            "if os.environ['RANK'] == '1':\n"
-            "    train_dataloader = dict(dataset=dict(data_root='nowhere'))\n"
-            'del os\n'
+            f"_base_ = ['{tiny}']\n"
+            f"root = '{tmp_path}/rank{{{{$RANK:0}}}}'\n"
+            'train_dataloader = dict(dataset=dict(data_root=root))\n'
         )
         began = time.monotonic()
         process = start(
@@ -404,7 +405,7 @@ def test_slurm(tiny, tmp_path, python_path, tool):
     weights = tmp_path / 'weights.pth'
     torch.save(dict(state_dict={}), weights)
     arguments = dict(
-        train=[tmp_path / 'work', '--auto-scale-lr'],
+        train=[tmp_path / 'work', '--resume'],
         test=[weights, '--work-dir', tmp_path / 'work'],
     )[tool]
     process = start(
