@@ -242,7 +242,7 @@ def kill_often(task, kills, whole, config, nursery, work_dir, seed):
             run.until(lambda: list(work_dir.glob('.*.pth.part')))
             time.sleep(rng.uniform(0, 0.2))
         else:
-            end = time.monotonic() + rng.uniform(0.2, 0.8) * seconds
+            end = time.monotonic() + rng.uniform(0, 1) * seconds
             run.until(lambda end=end: time.monotonic() > end)
         was_writing = bool(list(work_dir.glob('.*.pth.part')))
         run.kill()
