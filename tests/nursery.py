@@ -83,6 +83,8 @@ class Nursery:
             env=environment,
             cwd=ROOT,
         )
+        # It has imported the libraries, so that starts can be timed.
+        self._process.stdout.readline()
 
     def start(self, script, *arguments):
         """Start a tool; return its :class:`Run`."""
@@ -142,6 +144,7 @@ def _serve(folder):
     requests = os.fdopen(os.dup(0), 'rb', buffering=0)
     replies = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
+    print('ready', file=replies, flush=True)
     children = set()
     while True:
         ready, _, _ = select.select([requests], [], [], 0.01)

@@ -87,6 +87,7 @@ def toy_runner(work_dir, **options):
             train_cfg=dict(by_epoch=True, max_epochs=3),
             val_cfg=dict(),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            custom_hooks=[dict(type='EMAHook', momentum=0.1)],
             default_scope='mmengine',
             randomness=dict(seed=0),
         )

@@ -6,8 +6,11 @@ run goes on from a checkpoint as if it had never stopped, whatever the workers
 had read ahead and whether it was validated in between.
 """
 
+import ctypes
 import os
 import random
+import signal
+import sys
 from typing import Iterator, List, Optional, Sequence
 
 import numpy as np
@@ -19,6 +22,9 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 # What a key is for, so that equal numbers give different streams.
 ITERATION, BATCH = range(2)
+
+# Of linux/prctl.h: the signal that a process gets when its parent ends.
+_PR_SET_PDEATHSIG = 1
 
 
 def seed_generators(*key: int) -> None:
@@ -192,12 +198,16 @@ def shield_workers(dataloader: dict, seed: Optional[int]) -> dict:
 
 
 def _start_worker(worker_id: int, **kwargs) -> None:
-    """Start a worker as mmengine does, in a group of its own.
+    """Start a worker as mmengine does, that ends with the run and not before.
 
     Signals that end a run, as a terminal's Ctrl-C, go to a whole group of
-    processes. A run can only end in order with its workers there; they end
-    with it.
+    processes, and a run can only end in order with its workers there. But
+    when a run is killed, they must not stay.
     """
     if hasattr(os, 'setpgid'):
         os.setpgid(0, 0)
+    if sys.platform == 'linux':
+        # Torch's workers look after their parent, but then wait for ever for
+        # what they had to send, as another worker keeps the pipe open.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     worker_init_fn(worker_id, **kwargs)

@@ -242,9 +242,10 @@ class TestInterruption:
         resumed.train()
         assert seen == [iteration // 4]
         assert 'interrupted.pth' not in names(work_dir)
-        weights = load(work_dir / 'epoch_3.pth')['state_dict']
-        for name, value in whole['state_dict'].items():
-            assert torch.equal(value, weights[name]), name
+        last = load(work_dir / 'epoch_3.pth')
+        for kind in ('state_dict', 'ema_state_dict'):
+            for name, value in whole[kind].items():
+                assert torch.equal(value, last[kind][name]), name
 
     def test_a_second_signal_ends_at_once(self, tmp_path):
         runner = toy_runner(tmp_path)
