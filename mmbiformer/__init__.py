@@ -34,7 +34,7 @@ MODULE2PACKAGE.setdefault('mmbiformer', 'mmbiformer.version')
 if not is_installed(MODULE2PACKAGE['mmseg']):
     MODULE2PACKAGE['mmseg'] = 'mmseg'
 
-from .engine.checkpoint import register_safe_loading  # noqa: E402
+from .checkpoints.checkpoint import register_safe_loading  # noqa: E402
 
 register_safe_loading()
 

@@ -12,9 +12,9 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 from pycocotools import mask as coco_mask
 
-from mmbiformer.engine import inferencer as inferencer_module
 from mmbiformer.engine.config import read_config
-from mmbiformer.engine.inference import build_model, load_weights, predict
+from mmbiformer.inference import inferencer as inferencer_module
+from mmbiformer.inference.inference import build_model, load_weights, predict
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted(

@@ -14,8 +14,8 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 
-from mmbiformer.engine.checkpoint import load_from_local, save_atomically
-from mmbiformer.engine.conversion import build_model, convert_checkpoint
+from mmbiformer.checkpoints.checkpoint import load_from_local, save_atomically
+from mmbiformer.checkpoints.conversion import build_model, convert_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 CONVERT = 'model_converters/biformer_to_mmbiformer.py'

@@ -99,15 +99,15 @@ def run(args: argparse.Namespace) -> int:
     from mmengine.utils import ProgressBar
 
     from mmbiformer.engine.config import read_config, task_of
-    from mmbiformer.engine.inferencer import build_inferencer, infer
-    from mmbiformer.engine.media import (
+    from mmbiformer.inference.inferencer import build_inferencer, infer
+    from mmbiformer.inference.media import (
         Problem,
         count_images,
         find_media,
         name_results,
         read_media,
     )
-    from mmbiformer.engine.prediction_files import (
+    from mmbiformer.inference.prediction_files import (
         INDEX,
         PICTURES,
         PREDICTIONS,

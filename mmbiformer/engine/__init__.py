@@ -1,1 +1,1 @@
-"""What knows the frameworks: configs, checks, checkpoints, processes, runs."""
+"""What knows the frameworks: configs, checks, processes, runs."""

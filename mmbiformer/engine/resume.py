@@ -9,7 +9,7 @@ from typing import Iterator, List, Optional, Union
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from .checkpoint import load_from_local
+from mmbiformer.checkpoints.checkpoint import load_from_local
 
 INTERRUPTED = 'interrupted.pth'
 """str: Checkpoint of a run that was interrupted between two others."""

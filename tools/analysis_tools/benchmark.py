@@ -20,7 +20,7 @@ from typing import List, Tuple
 import torch
 from mmengine.config import DictAction
 
-from mmbiformer.engine.benchmark import (
+from mmbiformer.analysis.benchmark import (
     BACKBONES,
     Candidate,
     Result,
@@ -28,7 +28,7 @@ from mmbiformer.engine.benchmark import (
     compare,
     paper_n_win,
 )
-from mmbiformer.engine.benchmark_report import (
+from mmbiformer.analysis.benchmark_report import (
     header,
     plot,
     result_row,

@@ -6,13 +6,17 @@ from typing import Tuple
 
 from mmengine.config import DictAction
 
-from mmbiformer.engine.flops import (
+from mmbiformer.analysis.flops import (
     count_backbone,
     count_classifier_head,
     count_model,
     format_parts,
 )
-from mmbiformer.engine.synthetic import build_model, random_batch, read_config
+from mmbiformer.analysis.synthetic import (
+    build_model,
+    random_batch,
+    read_config,
+)
 from mmbiformer.models import BiFormer
 
 # The sizes for which papers tell FLOPs.

@@ -14,13 +14,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmbiformer.engine.checkpoint import (
+from mmbiformer.checkpoints.checkpoint import (
     check_output,
     load_from_local,
     save_atomically,
 )
+from mmbiformer.checkpoints.conversion import convert_checkpoint
 from mmbiformer.engine.config import add_config_arguments, read_config
-from mmbiformer.engine.conversion import convert_checkpoint
 from mmbiformer.models.pretrained import list_some
 
 

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmbiformer.engine.checkpoint import load_from_local, save_atomically
-from mmbiformer.engine.conversion import strip_checkpoint
+from mmbiformer.checkpoints.checkpoint import load_from_local, save_atomically
+from mmbiformer.checkpoints.conversion import strip_checkpoint
 
 
 def parse_args() -> argparse.Namespace:

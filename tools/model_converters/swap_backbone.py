@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mmengine.hub import get_config
 
-from mmbiformer.engine.checkpoint import check_output
+from mmbiformer.checkpoints.checkpoint import check_output
 from mmbiformer.engine.config import read_config, task_of
 from mmbiformer.engine.swap import render_config, swap_backbone
 

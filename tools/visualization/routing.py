@@ -17,7 +17,7 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from mmbiformer.engine.config import load_config
-from mmbiformer.engine.inference import build_model, load_weights, predict
+from mmbiformer.inference.inference import build_model, load_weights, predict
 from mmbiformer.visualization import (
     ImageGeometry,
     default_points,

@@ -13,8 +13,9 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.structures import BaseDataElement
 
-from .checks import check_checkpoint
-from .config import task_of
+from mmbiformer.engine.checks import check_checkpoint
+from mmbiformer.engine.config import task_of
+
 from .inference import check_device, image_dataset, load_weights
 from .media import MediaImage, Problem
 from .prediction_files import PredictionFolder
@@ -255,7 +256,7 @@ def infer(
     Args:
         inferencer (BaseInferencer): See :func:`build_inferencer`.
         images (Iterable[MediaImage | Problem]): The images, as
-            :func:`mmbiformer.engine.media.read_media` reads them.
+            :func:`mmbiformer.inference.media.read_media` reads them.
         folder (PredictionFolder): Where to write.
         batch_size (int): Images in a batch at most. Default: 1.
         score_thr (float): For a detector, the score from which instances are

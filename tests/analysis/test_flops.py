@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmbiformer.engine.flops import (
+from mmbiformer.analysis.flops import (
     count_backbone,
     count_classifier_head,
     total,

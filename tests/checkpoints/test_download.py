@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmbiformer.engine.download import cache_path, download, hash_in_name
+from mmbiformer.checkpoints.download import cache_path, download, hash_in_name
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from mmengine.runner.checkpoint import (
     load_checkpoint,
 )
 
-from mmbiformer.engine import checkpoint as safe
-from mmbiformer.engine.checkpoint import MMENGINE_TYPES, save_atomically
+from mmbiformer.checkpoints import checkpoint as safe
+from mmbiformer.checkpoints.checkpoint import MMENGINE_TYPES, save_atomically
 
 
 class Payload:

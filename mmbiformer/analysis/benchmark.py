@@ -69,7 +69,7 @@ class Candidate(NamedTuple):
     Attributes:
         name (str): ``NAME`` or, for BiFormer, ``NAME:BACKEND``, where NAME is
             in :data:`BACKBONES`; or a config, see
-            :func:`mmbiformer.engine.synthetic.read_config`.
+            :func:`mmbiformer.analysis.synthetic.read_config`.
         is_config (bool): Whether it is a config. Default: False.
         cfg_options (dict, optional): Values that replace the config's.
             Default: None.

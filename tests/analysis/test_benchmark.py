@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmbiformer.engine.benchmark import (
+from mmbiformer.analysis.benchmark import (
     Candidate,
     PeakMemory,
     Setting,

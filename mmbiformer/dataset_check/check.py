@@ -28,8 +28,13 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from torch.utils.data import Dataset
 
-from .checks import check_classes, check_data
-from .samples import CheckedPipeline, check_jpeg, check_label_map, check_mask
+from mmbiformer.engine.checks import check_classes, check_data
+from mmbiformer.engine.samples import (
+    CheckedPipeline,
+    check_jpeg,
+    check_label_map,
+    check_mask,
+)
 
 SPLITS = ('train', 'val', 'test')
 """tuple[str]: The dataloaders of a config, without ``_dataloader``."""

@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import PixelData
 from torch import Tensor, nn
 
-from .config import TASKS, task_of
+from mmbiformer.engine.config import TASKS, task_of
 
 OBJECTS = 10
 """int: Boxes with masks in each image of a batch for detection."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmbiformer.engine.media import (
+from mmbiformer.inference.media import (
     MediaImage,
     Problem,
     count_images,

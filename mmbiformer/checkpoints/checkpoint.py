@@ -159,7 +159,7 @@ def load_from_http(
 
     Args:
         filename (str): URL of the file. Where its name has a hash, the file
-            must have it, see :func:`mmbiformer.engine.download.download`.
+            must have it, see :func:`mmbiformer.checkpoints.download.download`.
         map_location (Any): As in :func:`torch.load`. Default: None.
         model_dir (str, optional): Folder to keep the file in. Default: None,
             which means torch hub's.

@@ -12,8 +12,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from .checks import check_checkpoint, check_pretrained
-from .runner import check_weights
+from mmbiformer.engine.checks import check_checkpoint, check_pretrained
+from mmbiformer.engine.runner import check_weights
 
 
 def check_device(device: str) -> None:

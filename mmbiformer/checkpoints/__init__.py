@@ -1,0 +1,1 @@
+"""Checkpoint files: loaded safely, downloaded, converted, written whole."""
