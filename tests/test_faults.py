@@ -265,8 +265,8 @@ def kill_often(task, kills, whole, config, nursery, work_dir, seed):
     [
         ('detection', 2),
         ('segmentation', 1),
-        pytest.param('detection', 12, marks=pytest.mark.slow),
-        pytest.param('segmentation', 12, marks=pytest.mark.slow),
+        pytest.param('detection', 10, marks=pytest.mark.slow),
+        pytest.param('segmentation', 10, marks=pytest.mark.slow),
     ],
 )
 def test_killed_at_any_moment(task, kills, whole, configs, nursery, tmp_path):
