@@ -70,13 +70,13 @@ def train(name: str) -> Tuple[str, Path, float]:
     Returns:
         tuple: The config file, the last checkpoint and the seconds.
     """
-    # mmengine takes seconds to import; --help should not.
-    from mmengine.runner import find_latest_checkpoint
+    # It takes seconds to import; --help should not.
+    from mmbiformer.engine.resume import find_checkpoint
 
     config = os.path.relpath(CONFIGS / f'{name}.py')
     work_dir = WORK_DIRS / Path(name).name
     seconds = run('train.py', config, '--work-dir', work_dir, '--resume')
-    checkpoint = os.path.relpath(find_latest_checkpoint(str(work_dir)))
+    checkpoint = os.path.relpath(find_checkpoint(work_dir))
     return config, Path(checkpoint), seconds
 
 

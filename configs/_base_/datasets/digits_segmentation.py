@@ -10,6 +10,10 @@ crop_size = (160, 160)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
+    # The few digits that there are, in more poses and colours.
+    dict(
+        type='RandomRotate', prob=0.7, degree=12, pad_val=0, seg_pad_val=0
+    ),
     # For scenes with larger digits and less background, too.
     dict(
         type='RandomResize',
@@ -19,6 +23,7 @@ train_pipeline = [
     ),
     # No flip: a mirrored digit is another one or none.
     dict(type='RandomCrop', crop_size=crop_size),
+    dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
