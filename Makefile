@@ -13,6 +13,7 @@ help:  ## list the targets
 	@echo
 	@echo 'TASK=NAME         what the demo trains: maskrcnn (the default), retinanet,'
 	@echo '                  sfpn or upernet'
+	@echo 'ARGS=...          some of the slow tests only, e.g. ARGS="-k maskrcnn"'
 	@echo 'TORCH=VERSION     another torch, e.g. TORCH=2.9.1 or'
 	@echo '                  TORCH="torch==2.9.1 --index-url URL"'
 	@echo 'FAMILY=onedl      the maintained forks of OpenMMLab, in .venv-onedl'
@@ -34,4 +35,4 @@ test: lint  ## set up, lint and run the tests
 		python -m pytest -m 'not slow' -n auto --dist loadfile
 
 test-slow:  ## set up and run the tests that take minutes, the demo's AP among them
-	@$(IN_ENV) python -m pytest -m slow
+	@$(IN_ENV) python -m pytest -m slow $(ARGS)
