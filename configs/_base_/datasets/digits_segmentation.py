@@ -11,9 +11,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
     # The few digits that there are, in more poses and colours.
-    dict(
-        type='RandomRotate', prob=0.7, degree=12, pad_val=0, seg_pad_val=0
-    ),
+    dict(type='RandomRotate', prob=0.7, degree=12, pad_val=0, seg_pad_val=0),
     # For scenes with larger digits and less background, too.
     dict(
         type='RandomResize',
