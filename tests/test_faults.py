@@ -445,6 +445,7 @@ class TestErrors:
             ('model.backbone.topk=3', ['BiFormer', "'topk'"]),
             ('model.backbone.type=BiFormr', ['BiFormr', 'registry']),
             ('train_dataloader.dataset.indices=0', ['is empty']),
+            ('optim_wrapper.optimizer.type=AdamZ', ['AdamZ']),
         ],
     )
     def test_wrong_settings(self, configs, nursery, tmp_path, option, parts):

@@ -47,16 +47,26 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the config is neither for detection nor for
-            segmentation.
+        ValueError: If it cannot be read, the overrides do not fit it, or it
+            is neither for detection nor for segmentation.
     """
     if not osp.isfile(path):
         raise FileNotFoundError(
             f'config={path!r} is not a file (looked for {osp.abspath(path)})'
         )
-    cfg = Config.fromfile(path)
-    if cfg_options:
-        cfg.merge_from_dict(cfg_options)
+    # A config is code, and may raise anything.
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:
+        raise ValueError(
+            f'config={path!r} cannot be read ({type(error).__name__}: {error})'
+        ) from error
+    try:
+        cfg.merge_from_dict(cfg_options or {})
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f'--cfg-options do not fit config={path!r}: {error}'
+        ) from error
     task_of(cfg)
     return cfg
 

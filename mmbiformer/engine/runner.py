@@ -5,7 +5,7 @@ import os
 import os.path as osp
 import shutil
 from contextlib import contextmanager
-from typing import Callable, Iterator, Optional, Tuple, Union
+from typing import Callable, Dict, Iterator, Optional, Tuple, Union
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -16,7 +16,14 @@ from mmengine.model import (
     is_model_wrapper,
     revert_sync_batchnorm,
 )
-from mmengine.registry import DATASETS, LOOPS, MODEL_WRAPPERS, RUNNERS
+from mmengine.optim import OptimWrapper
+from mmengine.registry import (
+    DATASETS,
+    LOOPS,
+    MODEL_WRAPPERS,
+    OPTIMIZERS,
+    RUNNERS,
+)
 from mmengine.runner import (
     BaseLoop,
     EpochBasedTrainLoop,
@@ -25,6 +32,7 @@ from mmengine.runner import (
 )
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from .checks import check_annotations
@@ -233,6 +241,24 @@ class CheckedRunner(Runner):
             check_annotations(loader.dataset, name)
             check_samples(loader.dataset)
         return loader
+
+    def build_optim_wrapper(
+        self, optim_wrapper: Union[Optimizer, OptimWrapper, dict]
+    ) -> Union[OptimWrapper, Dict[str, OptimWrapper]]:
+        """Build the optimizer; arguments are those of mmengine's Runner.
+
+        Raises:
+            ValueError: If there is no such optimizer; mmengine would fail on
+                None.
+        """
+        if isinstance(optim_wrapper, dict):
+            kind = (optim_wrapper.get('optimizer') or {}).get('type')
+            if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+                raise ValueError(
+                    f'optim_wrapper.optimizer.type={kind!r} is no optimizer '
+                    'of torch, or of a package that the config imports'
+                )
+        return super().build_optim_wrapper(optim_wrapper)
 
     def wrap_model(
         self, model_wrapper_cfg: Optional[dict], model: nn.Module
