@@ -13,7 +13,8 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from mmbiformer.dataset_check.check import KINDS, STOPS, WRONG, check_split
+from mmbiformer.dataset_check.check import check_split
+from mmbiformer.dataset_check.report import KINDS, STOPS, WRONG
 from mmbiformer.engine.checks import check_classes, check_data, check_labels
 from mmbiformer.engine.runner import CheckedRunner
 from mmbiformer.engine.samples import run_lengths
