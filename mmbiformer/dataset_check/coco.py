@@ -51,7 +51,7 @@ def check_coco(dataset: Dataset, report: SplitReport, workers: int) -> None:
                 f'{image["file_name"]}',
             )
         images[image['id']] = image
-    objects = _check_objects(dataset, tables, images, names, report)
+    objects = _check_objects(tables, images, names, report)
     with_mask = any(
         getattr(step, 'with_mask', False)
         for step in dataset.pipeline.transforms
@@ -173,7 +173,6 @@ def _check_names(
 
 
 def _check_objects(
-    dataset: Dataset,
     tables: Dict[str, List[dict]],
     images: Dict[object, dict],
     names: Dict[object, str],
