@@ -13,7 +13,8 @@ optim_wrapper = dict(
 )
 
 max_iters = 2800
-train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+interval = max_iters // 4
+train_cfg = dict(max_iters=max_iters, val_interval=interval)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=50),
     dict(
@@ -22,5 +23,5 @@ param_scheduler = [
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=2)
 
-default_hooks = dict(checkpoint=dict(interval=700, max_keep_ckpts=2))
+default_hooks = dict(checkpoint=dict(interval=interval, max_keep_ckpts=2))
 randomness = dict(seed=0)
