@@ -128,6 +128,11 @@ def _run_tool(request):
 
 
 def _serve(folder):
+    requests = os.fdopen(os.dup(0), 'rb', buffering=0)
+    replies = os.fdopen(os.dup(1), 'w')
+    # What libraries print is no reply.
+    os.dup2(2, 1)
+
     import mmdet.apis  # noqa: F401
     import mmdet.datasets  # noqa: F401
     import mmdet.engine  # noqa: F401
@@ -141,9 +146,6 @@ def _serve(folder):
     import mmbiformer  # noqa: F401
 
     torch.set_num_threads(1)
-    requests = os.fdopen(os.dup(0), 'rb', buffering=0)
-    replies = os.fdopen(os.dup(1), 'w')
-    os.dup2(2, 1)
     print('ready', file=replies, flush=True)
     children = set()
     while True:

@@ -62,6 +62,15 @@ def _resumable(paths: List[Path], named: bool) -> Iterator[tuple]:
             yield path, meta['iter']
 
 
+def _is_readable(path: Path) -> bool:
+    """Tell whether a checkpoint can be loaded."""
+    try:
+        load_from_local(str(path))
+    except RuntimeError:
+        return False
+    return True
+
+
 def find_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
     """Find the last good checkpoint of a run.
 
@@ -74,11 +83,22 @@ def find_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
 
     Returns:
         str, optional: Path of the checkpoint; None if there is none.
+
+    Raises:
+        ValueError: If there are some that cannot be read, and no good one.
     """
     paths = _candidates(Path(work_dir))
     named = _last_named(Path(work_dir)) is not None
     path, iteration = next(_resumable(paths, named), (None, None))
     if path is None:
+        broken = [path.name for path in paths if not _is_readable(path)]
+        if broken:
+            raise ValueError(
+                f'none of the checkpoints in work_dir={str(work_dir)!r} can '
+                f'be resumed, and these cannot be read: {", ".join(broken)}. '
+                'To start from the beginning, name another work directory, '
+                'or remove them'
+            )
         return None
     age = path.stat().st_mtime_ns
     newer = [

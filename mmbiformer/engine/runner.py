@@ -226,6 +226,11 @@ class CheckedRunner(Runner):
             TypeError,
             ValueError,
         ) as error:
+            if 'DataLoader' in str(error):
+                raise ValueError(
+                    f'a dataloader cannot be built from its keys '
+                    f'{sorted(dataloader)}: {error}'
+                ) from error
             if _is_empty(dataloader['dataset']):
                 _refuse_empty(dataloader['dataset'])
             raise ValueError(
@@ -438,9 +443,12 @@ def check_weights(model: nn.Module, checkpoint: dict, filename: str) -> None:
     try:
         missing, surplus = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
+        lines = str(error).splitlines()
+        more = f'\n\t… ({len(lines) - 1} in all)' if len(lines) > 6 else ''
         raise ValueError(
             f'checkpoint={filename!r} is not for the model of this config: '
-            f'{error}'
+            + '\n'.join(lines[:6])
+            + more
         ) from None
     # Heads may be left out on purpose, such as an auxiliary one.
     surplus = [name for name in surplus if name.startswith('backbone.')]

@@ -55,6 +55,12 @@ class TestFindCheckpoint:
         assert f'({size} bytes)' in text
         assert 'passed over' in text
 
+    def test_none_that_can_be_read(self, three, tmp_path):
+        for path in three:
+            os.truncate(path, 100)
+        with pytest.raises(ValueError, match='cannot be read.*epoch_3.pth'):
+            find_checkpoint(tmp_path)
+
     @pytest.mark.parametrize('content', ['', '\0\0', 'nowhere.pth'])
     def test_a_name_that_is_cut_off(self, three, tmp_path, content):
         (tmp_path / 'last_checkpoint').write_text(content)
