@@ -135,6 +135,8 @@ def train_alone(config, work_dir, *options):
     sys.path.insert(0, str(Path(config).parent))
     try:
         cfg = load_config(str(config), dict(options), str(work_dir))
+        # mmengine would go on with one of that name that another test made.
+        cfg.visualizer.name = str(work_dir)
         build_runner(cfg).train()
     finally:
         sys.path.pop(0)
