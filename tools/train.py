@@ -96,11 +96,13 @@ def make_config(args: argparse.Namespace) -> Config:
 def main() -> None:
     args = parse_args()
     from mmbiformer.engine.errors import one_line_errors
+    from mmbiformer.engine.launch import leave_process_group
     from mmbiformer.engine.runner import build_runner
 
     with one_line_errors('train.py') as tool:
         tool.runner = build_runner(make_config(args))
         tool.runner.train()
+        leave_process_group()
 
 
 if __name__ == '__main__':

@@ -34,3 +34,12 @@ def init_cpu_process_group(launcher: str) -> None:
             'tools/dist_test.sh (--launcher=pytorch)'
         )
     dist.init_process_group('gloo')
+
+
+def leave_process_group() -> None:
+    """End the process group of a run that has come to its end.
+
+    Left to the end of the interpreter, gloo's threads may abort the process.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
