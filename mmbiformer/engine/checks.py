@@ -1,8 +1,10 @@
 """What must be there before a run starts."""
 
 import json
+import os
 import os.path as osp
 from mmap import ACCESS_READ, mmap
+from pathlib import Path
 from typing import Iterator, List, Sequence, Tuple, Union
 
 from mmengine.config import Config
@@ -265,6 +267,32 @@ def check_labels(
             f'{classes} classes are 0 to {classes - 1} ({ignore_index} is '
             'ignored). Should 0 be ignored and 1 be the first class: '
             'reduce_zero_label=True'
+        )
+
+
+def check_writable(folder: Path, argument: str) -> None:
+    """Check that files can be written to a folder, which need not exist.
+
+    Args:
+        folder (Path): The folder.
+        argument (str): The argument that names it, for the message.
+
+    Raises:
+        NotADirectoryError: If it, or what it would lie in, is a file.
+        PermissionError: If it cannot be written to.
+    """
+    existing = folder.resolve()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise NotADirectoryError(
+            f'{argument}={str(folder)!r} cannot be made: {existing} is '
+            'not a folder'
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f'{argument}={str(folder)!r} cannot be written to: {existing} is '
+            'read-only'
         )
 
 

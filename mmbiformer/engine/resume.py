@@ -11,6 +11,8 @@ from mmengine.logging import print_log
 
 from mmbiformer.checkpoints.checkpoint import load_from_local
 
+from .checks import check_writable
+
 INTERRUPTED = 'interrupted.pth'
 """str: Checkpoint of a run that was interrupted between two others."""
 
@@ -139,18 +141,7 @@ def check_work_dir(cfg: Config, training: bool) -> None:
         FileExistsError: If there are checkpoints of another run.
     """
     folder = Path(cfg.work_dir).absolute()
-    parent = folder
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir():
-        raise NotADirectoryError(
-            f'work_dir={cfg.work_dir!r} cannot be made: {parent} is no folder'
-        )
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise PermissionError(
-            f'work_dir={cfg.work_dir!r} cannot be written to: {parent} is '
-            'read-only'
-        )
+    check_writable(Path(cfg.work_dir), 'work_dir')
     if not training or not folder.is_dir():
         return
     inside = cfg.get('load_from') and folder in (

@@ -9,6 +9,8 @@ from typing import Any, Dict, List, Optional, Sequence
 import cv2
 import numpy as np
 
+from mmbiformer.engine.checks import check_writable
+
 from .media import MediaImage, Problem
 
 PICTURES, PREDICTIONS, INDEX = 'vis', 'preds', 'predictions.json'
@@ -29,17 +31,7 @@ def check_folder(folder: Path, force: bool, sources: Sequence[str]) -> None:
         PermissionError: If it cannot be written.
         ValueError: If it holds the sources where results go.
     """
-    existing = folder.resolve()
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir():
-        raise NotADirectoryError(
-            f'--out-dir={str(folder)!r}: {str(existing)!r} is not a folder'
-        )
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(
-            f'--out-dir={str(folder)!r}: {str(existing)!r} cannot be written'
-        )
+    check_writable(folder, '--out-dir')
     own = [folder / name for name in (PICTURES, PREDICTIONS, INDEX)]
     found = [str(path) for path in own if path.exists()]
     if found and not force:
