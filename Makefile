@@ -1,8 +1,8 @@
-# Everything runs inside an environment that tools/misc/setup_env.py makes or
+# Everything runs inside an environment that scripts/setup_env.py makes or
 # finds. `make help` lists the targets.
 PYTHON ?= python3
 TASK ?= maskrcnn
-IN_ENV = $(PYTHON) tools/misc/setup_env.py --
+IN_ENV = $(PYTHON) scripts/setup_env.py --
 
 export TORCH FAMILY
 
@@ -20,10 +20,10 @@ help:  ## list the targets
 	@echo 'PYTHON=PATH       another Python, 3.10 to 3.12'
 
 setup:  ## set up torch, OpenMMLab and mmbiformer in .venv
-	@$(PYTHON) tools/misc/setup_env.py
+	@$(PYTHON) scripts/setup_env.py
 
 demo:  ## set up, make the digits, train, test, show the results
-	@$(IN_ENV) python tools/demo.py --task $(TASK)
+	@$(IN_ENV) python scripts/demo.py --task $(TASK)
 
 lint:  ## set up and lint
 	@$(IN_ENV) ruff check .

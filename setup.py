@@ -45,7 +45,7 @@ def native_extensions() -> list:
     return [
         Extension(
             f'mmbiformer.ops.backends._native{name}',
-            ['mmbiformer/ops/backends/native.cpp'],
+            ['csrc/routed_attention.cpp'],
             extra_compile_args=common + flags[name],
             language='c++',
             optional=True,

@@ -38,8 +38,8 @@ from .checkpoints.checkpoint import register_safe_loading  # noqa: E402
 
 register_safe_loading()
 
-from .engine.hooks import RoutingVisualizationHook  # noqa: E402
 from .models import BiFormer, BiLevelRoutingAttention, GlobalAttention  # noqa: E402
+from .visualization.hook import RoutingVisualizationHook  # noqa: E402
 
 __all__ = [
     'BiFormer',

@@ -98,7 +98,6 @@ def run(args: argparse.Namespace) -> int:
     from mmengine.device import get_device
     from mmengine.utils import ProgressBar
 
-    from mmbiformer.engine.config import read_config, task_of
     from mmbiformer.inference.inferencer import build_inferencer, infer
     from mmbiformer.inference.media import (
         Problem,
@@ -114,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
         PredictionFolder,
         check_folder,
     )
+    from mmbiformer.utils.config import read_config, task_of
 
     def report(problem: Problem) -> None:
         print(
@@ -175,7 +175,7 @@ def run(args: argparse.Namespace) -> int:
 
 def main() -> None:
     args = parse_args()
-    from mmbiformer.engine.errors import one_line_errors
+    from mmbiformer.utils.command_line import one_line_errors
 
     with one_line_errors('infer.py'):
         status = run(args)

@@ -60,19 +60,16 @@ def parse_args() -> argparse.Namespace:
 
 def make_config(args: argparse.Namespace) -> Config:
     """Return the config of the run, once all that it needs is there."""
-    from mmbiformer.engine.checks import (
-        check_checkpoint,
-        check_classes,
-        check_data,
-    )
-    from mmbiformer.engine.config import (
+    from mmbiformer.datacheck.checks import check_classes, check_data
+    from mmbiformer.reliable.launch import init_cpu_process_group
+    from mmbiformer.reliable.resume import check_work_dir
+    from mmbiformer.utils.config import (
         enable_drawing,
         enable_tta,
         keep_predictions,
         load_config,
     )
-    from mmbiformer.engine.launch import init_cpu_process_group
-    from mmbiformer.engine.resume import check_work_dir
+    from mmbiformer.utils.files import check_checkpoint
 
     cfg = load_config(
         args.config,
@@ -98,9 +95,9 @@ def make_config(args: argparse.Namespace) -> Config:
 
 def main() -> None:
     args = parse_args()
-    from mmbiformer.engine.errors import one_line_errors
-    from mmbiformer.engine.launch import leave_process_group
-    from mmbiformer.engine.runner import build_runner
+    from mmbiformer.reliable.launch import leave_process_group
+    from mmbiformer.reliable.runner import build_runner
+    from mmbiformer.utils.command_line import one_line_errors
 
     with one_line_errors('test.py') as tool:
         tool.runner = build_runner(make_config(args))

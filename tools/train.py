@@ -58,19 +58,16 @@ def parse_args() -> argparse.Namespace:
 
 def make_config(args: argparse.Namespace) -> Config:
     """Return the config of the run, once all that it needs is there."""
-    from mmbiformer.engine.checks import (
-        check_classes,
-        check_data,
+    from mmbiformer.datacheck.checks import check_classes, check_data
+    from mmbiformer.reliable.launch import init_cpu_process_group
+    from mmbiformer.reliable.resume import check_work_dir
+    from mmbiformer.utils.config import (
         check_pretrained,
-    )
-    from mmbiformer.engine.config import (
         enable_amp,
         enable_auto_scale_lr,
         load_config,
         set_resume,
     )
-    from mmbiformer.engine.launch import init_cpu_process_group
-    from mmbiformer.engine.resume import check_work_dir
 
     cfg = load_config(
         args.config,
@@ -95,9 +92,9 @@ def make_config(args: argparse.Namespace) -> Config:
 
 def main() -> None:
     args = parse_args()
-    from mmbiformer.engine.errors import one_line_errors
-    from mmbiformer.engine.launch import leave_process_group
-    from mmbiformer.engine.runner import build_runner
+    from mmbiformer.reliable.launch import leave_process_group
+    from mmbiformer.reliable.runner import build_runner
+    from mmbiformer.utils.command_line import one_line_errors
 
     with one_line_errors('train.py') as tool:
         tool.runner = build_runner(make_config(args))

@@ -1,6 +1,8 @@
 """Checkpoint files: loaded without running code, written whole or not."""
 
 import contextlib
+import hashlib
+import io
 import os
 import pickle
 import re
@@ -17,7 +19,9 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from .download import cache_path, download, sha256_of
+from mmbiformer.utils.files import atomic_write, check_output
+
+from .download import cache_path, download
 from .file_kinds import check_kind
 
 try:
@@ -183,26 +187,6 @@ def load_from_http(
     return load_from_local(str(path), map_location)
 
 
-def check_output(path: Path, force: bool) -> None:
-    """Refuse to overwrite a file, or to write where there is no folder.
-
-    Args:
-        path (Path): File to write.
-        force (bool): Whether it may exist.
-
-    Raises:
-        FileExistsError: If it exists and may not.
-        NotADirectoryError: If its folder is not there.
-    """
-    if path.is_dir() or (path.exists() and not force):
-        raise FileExistsError(
-            f'{str(path)!r} exists already; name another file'
-            + ('' if path.is_dir() else ', or overwrite it by --force')
-        )
-    if not path.parent.is_dir():
-        raise NotADirectoryError(f'{str(path.parent)!r} is not a folder')
-
-
 def save_atomically(
     checkpoint: Any, path: Path, force: bool = False, add_hash: bool = False
 ) -> Path:
@@ -223,21 +207,17 @@ def save_atomically(
         FileExistsError: If it exists and may not.
         NotADirectoryError: If its folder is not there.
     """
-    check_output(path, force or add_hash)
-    scratch = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        # Through a file object, as torch writes a file's name into it, and
-        # the same weights are to have the same hash.
-        with open(scratch, 'xb') as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if add_hash:
-            path = path.with_name(f'{path.stem}-{sha256_of(scratch)[:8]}.pth')
-        check_output(path, force)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    check_output(path, 'path', force or add_hash)
+    # Through a file object: torch writes a file's name into the file, and the
+    # same weights are to have the same hash.
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    if add_hash:
+        digest = hashlib.sha256(content.getbuffer()).hexdigest()
+        path = path.with_name(f'{path.stem}-{digest[:8]}.pth')
+        check_output(path, 'path', force)
+    with atomic_write(path) as scratch:
+        scratch.write_bytes(content.getbuffer())
     return path
 
 

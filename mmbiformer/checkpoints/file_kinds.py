@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 from typing import List, Optional
 
-from mmbiformer.models.pretrained import list_some
+from mmbiformer.utils.text import list_some
 
 # What torch wrote before its version 1.6: pickles, of this number first.
 _PICKLE = b'\x80'

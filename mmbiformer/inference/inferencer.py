@@ -13,10 +13,14 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.structures import BaseDataElement
 
-from mmbiformer.engine.checks import check_checkpoint
-from mmbiformer.engine.config import task_of
+from mmbiformer.utils.config import task_of
+from mmbiformer.utils.files import check_checkpoint
+from mmbiformer.utils.inference import (
+    check_device,
+    image_dataset,
+    load_weights,
+)
 
-from .inference import check_device, image_dataset, load_weights
 from .media import MediaImage, Problem
 from .prediction_files import PredictionFolder
 

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import cv2
 import numpy as np
 
-from mmbiformer.engine.checks import check_writable
+from mmbiformer.utils.files import atomic_write, check_writable
 
 from .media import MediaImage, Problem
 
@@ -61,12 +61,8 @@ def write_file(path: Path, content: bytes) -> None:
         content (bytes): What to write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = _scratch_of(path)
-    try:
+    with atomic_write(path) as scratch:
         scratch.write_bytes(content)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _scratch_of(path: Path) -> Path:

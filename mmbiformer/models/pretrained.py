@@ -8,6 +8,8 @@ from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
+from mmbiformer.utils.text import list_some
+
 # Released ImageNet files hold a classification head and its norm, which the
 # backbone has not; the norms of the outputs are the backbone's own.
 _MAY_BE_SURPLUS = re.compile(r'(head|norm|extra_norms)\.')
@@ -50,20 +52,6 @@ def state_dict_of(checkpoint: object, filename: str) -> Mapping[str, Tensor]:
             f'or bare; found {found}'
         )
     return weights
-
-
-def list_some(names: list, limit: int = 8) -> str:
-    """Join names for a message, with a count of them where there are many.
-
-    Args:
-        names (list): The names.
-        limit (int): How many to show. Default: 8.
-
-    Returns:
-        str: The message's part.
-    """
-    more = f', … ({len(names)} in all)' if len(names) > limit else ''
-    return ', '.join(names[:limit]) + more
 
 
 def load_pretrained(

@@ -1,7 +1,7 @@
 """Pure functions on tensors: regions, routing and routed attention."""
 
-from .attention import ATTENTION_BACKENDS, routed_attention
 from .regions import map_to_regions, pad_to_regions, regions_to_map
+from .routed_attention import ATTENTION_BACKENDS, routed_attention
 from .routing import region_means, route
 
 __all__ = [

@@ -1,8 +1,9 @@
 """Pictures of what the model looks at: routed regions and attention."""
 
-from .drawing import draw_routing, draw_stages, draw_usage, to_image
+from importlib import import_module
+from typing import Any
+
 from .geometry import ImageGeometry, RegionGrid
-from .page import write_page
 from .points import default_points, object_points
 from .recording import (
     LayerRecord,
@@ -13,7 +14,20 @@ from .recording import (
 )
 from .statistics import region_usage, routing_statistics
 
+PICTURE_SUFFIXES = ('.png', '.pdf', '.svg')
+"""tuple[str]: Kinds of files that pictures can be written to."""
+
+# Their modules need matplotlib, which takes seconds to import.
+_DRAWING = {
+    'draw_routing': 'drawing',
+    'draw_stages': 'drawing',
+    'draw_usage': 'drawing',
+    'to_image': 'drawing',
+    'write_page': 'page',
+}
+
 __all__ = [
+    'PICTURE_SUFFIXES',
     'ImageGeometry',
     'LayerRecord',
     'RegionGrid',
@@ -31,3 +45,10 @@ __all__ = [
     'to_image',
     'write_page',
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what draws when it is first asked for (PEP 562)."""
+    if name not in _DRAWING:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(f'.{_DRAWING[name]}', __name__), name)

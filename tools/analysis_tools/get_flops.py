@@ -6,18 +6,15 @@ from typing import Tuple
 
 from mmengine.config import DictAction
 
-from mmbiformer.analysis.flops import (
+from mmbiformer.models import BiFormer
+from mmbiformer.utils.config import build_model, read_config
+from mmbiformer.utils.flops import (
     count_backbone,
     count_classifier_head,
     count_model,
     format_parts,
 )
-from mmbiformer.analysis.synthetic import (
-    build_model,
-    random_batch,
-    read_config,
-)
-from mmbiformer.models import BiFormer
+from mmbiformer.utils.synthetic import random_batch
 
 # The sizes for which papers tell FLOPs.
 SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'arch': (224, 224)}

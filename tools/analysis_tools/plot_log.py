@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from mmbiformer.utils.files import check_output
+from mmbiformer.visualization import PICTURE_SUFFIXES
 from mmbiformer.visualization.curves import draw_curves, read_log
-from mmbiformer.visualization.output import PICTURES, check_output
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,7 +33,7 @@ def parse_args() -> argparse.Namespace:
         type=Path,
         default='curves.png',
         metavar='FILE',
-        help=f'picture to write, {PICTURES} (default: %(default)s)',
+        help=f'picture to write, {", ".join(PICTURE_SUFFIXES)} (default: %(default)s)',
     )
     args = parser.parse_args()
     if args.legend and len(args.legend) != len(args.logs):
@@ -47,7 +48,7 @@ def main() -> None:
     args = parse_args()
     names = args.legend or [None] * len(args.logs)
     try:
-        check_output('--out', args.out)
+        check_output(args.out, '--out', True, PICTURE_SUFFIXES)
         runs = [
             read_log(log, name)
             for log, name in zip(args.logs, names, strict=True)

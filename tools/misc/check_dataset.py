@@ -8,8 +8,8 @@ import argparse
 import os
 import sys
 
-from mmbiformer.dataset_check.check import SPLITS, check_split
-from mmbiformer.engine.config import add_config_arguments, read_config
+from mmbiformer.datacheck.splits import SPLITS, check_split
+from mmbiformer.utils.config import add_config_arguments, read_config
 
 
 def parse_args() -> argparse.Namespace:

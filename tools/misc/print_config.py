@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmbiformer.engine.config import add_config_arguments, read_config
+from mmbiformer.utils.config import add_config_arguments, read_config
+from mmbiformer.utils.files import check_output
 
 
 def parse_args() -> argparse.Namespace:
@@ -16,18 +17,18 @@ def parse_args() -> argparse.Namespace:
         metavar='FILE',
         help='save it too: .py, .json or .yml; FILE must not exist',
     )
-    args = parser.parse_args()
-    path = args.save_path
-    if path and path.suffix not in ('.py', '.json', '.yml'):
-        parser.error(f'--save-path must end in .py, .json or .yml, got {path}')
-    if path and (path.exists() or not path.parent.is_dir()):
-        parser.error(f'--save-path={path} exists, or its folder does not')
-    return args
+    return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     try:
+        if args.save_path:
+            check_output(
+                args.save_path,
+                '--save-path',
+                suffixes=('.py', '.json', '.yml'),
+            )
         cfg = read_config(args.config, args.cfg_options)
     except (OSError, ValueError) as error:
         sys.exit(f'print_config.py: error: {error}')

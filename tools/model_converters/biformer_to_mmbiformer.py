@@ -14,14 +14,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmbiformer.checkpoints.checkpoint import (
-    check_output,
-    load_from_local,
-    save_atomically,
-)
-from mmbiformer.checkpoints.conversion import convert_checkpoint
-from mmbiformer.engine.config import add_config_arguments, read_config
-from mmbiformer.models.pretrained import list_some
+from mmbiformer.checkpoints.checkpoint import load_from_local, save_atomically
+from mmbiformer.checkpoints.convert import convert_checkpoint
+from mmbiformer.utils.config import add_config_arguments, read_config
+from mmbiformer.utils.files import check_output
+from mmbiformer.utils.text import list_some
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,7 +38,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     try:
-        check_output(args.dst, args.force)
+        check_output(args.dst, 'DST', args.force)
         cfg = read_config(args.config, args.cfg_options)
         checkpoint = load_from_local(args.src, map_location='cpu')
         checkpoint, fates = convert_checkpoint(checkpoint, cfg, args.src)

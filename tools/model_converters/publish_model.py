@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from mmbiformer.checkpoints.checkpoint import load_from_local, save_atomically
-from mmbiformer.checkpoints.conversion import strip_checkpoint
+from mmbiformer.checkpoints.convert import strip_checkpoint
 
 
 def parse_args() -> argparse.Namespace:

@@ -14,11 +14,9 @@ import os.path as osp
 import sys
 from pathlib import Path
 
-from mmengine.hub import get_config
-
-from mmbiformer.checkpoints.checkpoint import check_output
-from mmbiformer.engine.config import read_config, task_of
-from mmbiformer.engine.swap import render_config, swap_backbone
+from mmbiformer.models.swap import render_config, swap_backbone
+from mmbiformer.utils.config import read_config, task_of
+from mmbiformer.utils.files import check_output
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 DONORS = dict(detection='maskrcnn_biformer', segmentation='upernet_biformer')
@@ -49,12 +47,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     try:
-        check_output(args.out, args.force)
+        check_output(args.out, 'OUT', args.force)
         name = args.config
-        if '::' in name:
-            cfg = get_config(name)
-        else:
-            cfg = read_config(name)
+        cfg = read_config(name)
+        if '::' not in name:
             name = osp.relpath(name, args.out.parent)
         suffix = '' if args.arch == 'small' else f'_{args.arch}'
         task = task_of(cfg)

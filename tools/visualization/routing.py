@@ -16,9 +16,11 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from torch import nn
 
-from mmbiformer.engine.config import load_config
-from mmbiformer.inference.inference import build_model, load_weights, predict
+from mmbiformer.utils.config import build_model, load_config
+from mmbiformer.utils.files import check_output
+from mmbiformer.utils.inference import check_device, load_weights, predict
 from mmbiformer.visualization import (
+    PICTURE_SUFFIXES,
     ImageGeometry,
     default_points,
     draw_routing,
@@ -29,7 +31,6 @@ from mmbiformer.visualization import (
     resolve_layer,
     write_page,
 )
-from mmbiformer.visualization.output import PICTURES, check_output
 
 
 def parse_point(text: str) -> Tuple[float, float]:
@@ -83,7 +84,7 @@ def parse_args() -> argparse.Namespace:
         '--out',
         type=Path,
         metavar='FILE',
-        help=f'picture to write, {PICTURES}; without it and '
+        help=f'picture to write, {", ".join(PICTURE_SUFFIXES)}; without it and '
         '--html: routing.png',
     )
     parser.add_argument(
@@ -155,13 +156,13 @@ def run(args: argparse.Namespace) -> None:
     if args.out is None and args.html is None:
         args.out = Path('routing.png')
     if args.out is not None:
-        check_output('--out', args.out)
+        check_output(args.out, '--out', True, PICTURE_SUFFIXES)
         if args.out.exists() and args.out.samefile(args.image):
             raise ValueError(
                 f'--out={str(args.out)!r} would overwrite the image'
             )
     if args.html is not None:
-        check_output('--html', args.html, ('.html',))
+        check_output(args.html, '--html', True, ('.html',))
     for point in args.point or []:
         ImageGeometry(image.shape[:2]).check_point(point)
     # mmengine tells how it initializes each single weight.
@@ -170,7 +171,8 @@ def run(args: argparse.Namespace) -> None:
     if (cfg.model.get('test_cfg') or {}).get('mode') == 'slide':
         # The records are of one forward pass, over the whole image.
         cfg.model.test_cfg.mode = 'whole'
-    model = build_model(cfg, args.device)
+    check_device(args.device)
+    model = build_model(cfg).to(args.device)
     layers = choose_layers(model, args)
     load_weights(model, cfg, args.checkpoint)
     if args.checkpoint is None:

@@ -1,1 +1,0 @@
-"""Speed, memory and FLOPs of models."""

@@ -1,0 +1,336 @@
+"""Hooks that every run has, so that nothing is lost and nothing gets in."""
+
+import math
+import os
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Dict, List, Optional
+
+import torch
+from mmengine.dist import all_reduce, get_world_size, is_main_process
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.optim import AmpOptimWrapper
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from mmbiformer.datacheck.checks import check_labels
+
+from .batches import ITERATION, ResumableBatchSampler, seed_generators
+from .resume import INTERRUPTED, write_last_checkpoint
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""tuple: Signals that end training in order: Ctrl-C, and a scheduler's."""
+
+
+class LabelCheck(Hook):
+    """Refuse label maps with values that are no class.
+
+    The loss would end with an index out of range, on a GPU with an assertion
+    that names nothing, and the metric would pass over them.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def _before_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Optional[dict] = None,
+        mode: str = 'train',
+    ) -> None:
+        """Check the labels of a batch."""
+        dataset = getattr(runner, f'{mode}_dataloader').dataset
+        classes = dataset.metainfo.get('classes')
+        samples = (data_batch or {}).get('data_samples', ())
+        if not classes:
+            return
+        for sample in samples:
+            # With test-time augmentation, the views of an image.
+            sample = sample[0] if isinstance(sample, list) else sample
+            if 'gt_sem_seg' in sample:
+                check_labels(
+                    sample.gt_sem_seg.data,
+                    len(classes),
+                    getattr(dataset, 'ignore_index', 255),
+                    sample.get('seg_map_path', 'a label map'),
+                )
+
+
+class IterationSeed(Hook):
+    """Let the random numbers of an iteration depend on its number alone."""
+
+    priority = 'VERY_HIGH'
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Tell the batches their epoch."""
+        sampler = runner.train_loop.dataloader.batch_sampler
+        if isinstance(sampler, ResumableBatchSampler) and isinstance(
+            runner.train_loop, EpochBasedTrainLoop
+        ):
+            sampler.epoch = runner.epoch
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None
+    ) -> None:
+        """Seed what the model and the losses draw from."""
+        seed_generators(ITERATION, runner.seed, runner.iter)
+
+
+class InvalidLossCheck(Hook):
+    """Stop when the loss or the norm of its gradients is not finite.
+
+    Every iteration: mmengine fetches both from the GPU for its log anyway.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
+        """Check the numbers of an iteration."""
+        numbers = {
+            name: float(torch.as_tensor(value).detach())
+            for name, value in (outputs or {}).items()
+            if 'loss' in name and torch.as_tensor(value).numel() == 1
+        }
+        norm = runner.message_hub.log_scalars.get('train/grad_norm')
+        # In mixed precision such a gradient is normal: the step is left out,
+        # and the loss is scaled less.
+        if norm and not isinstance(runner.optim_wrapper, AmpOptimWrapper):
+            numbers['grad_norm'] = float(norm.current())
+        if all(map(math.isfinite, numbers.values())):
+            return
+        listed = ', '.join(f'{name}: {v:.4g}' for name, v in numbers.items())
+        last = runner.last_checkpoint or 'none was written yet'
+        raise FloatingPointError(
+            f'the numbers of iteration {runner.iter + 1} (epoch '
+            f'{runner.epoch + 1}) are not finite: {listed}. '
+            f'Its images: {", ".join(_image_files(data_batch))}. The last '
+            f'good checkpoint: {last}. Resumed unchanged, the run comes here '
+            'again; a lower learning rate, a longer warm-up or '
+            'optim_wrapper.clip_grad may help'
+        )
+
+
+def _image_files(data_batch: Optional[dict]) -> List[str]:
+    """Return the image files of a batch, as far as it names them."""
+    samples = data_batch.get('data_samples', ()) if data_batch else ()
+    return [str(sample.get('img_path', '?')) for sample in samples]
+
+
+def check_finite(model: nn.Module) -> None:
+    """Check that the weights and batch statistics of a model are finite.
+
+    Args:
+        model (nn.Module): The model.
+
+    Raises:
+        FloatingPointError: If any is not.
+    """
+    values = dict(model.named_parameters())
+    for name, module in model.named_modules():
+        if isinstance(module, _NormBase) and module.track_running_stats:
+            for kind in ('running_mean', 'running_var'):
+                values[f'{name}.{kind}'] = getattr(module, kind)
+    for name, value in values.items():
+        if not torch.isfinite(value).all():
+            raise FloatingPointError(
+                f'the weights hold numbers that are not finite ({name}), and '
+                'are not saved'
+            )
+
+
+class SafeCheckpointHook(CheckpointHook):
+    """mmengine's hook, but old checkpoints go when the new one is there.
+
+    Arguments are those of mmengine's ``CheckpointHook``.
+    """
+
+    def _save_checkpoint_with_step(
+        self, runner: Runner, step: int, meta: dict
+    ) -> None:
+        """Save a checkpoint, name it as the last, and delete outdated ones."""
+        outdated = []
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            kept = [*self.keep_ckpt_ids, step]
+            outdated = kept[: -self.max_keep_ckpts]
+            self.keep_ckpt_ids.append(step)
+            runner.message_hub.update_info(
+                'keep_ckpt_ids', list(self.keep_ckpt_ids)
+            )
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            write_last_checkpoint(runner.work_dir, self.last_ckpt)
+            for step in outdated:
+                self._remove(self.filename_tmpl.format(step))
+            Path(runner.work_dir, INTERRUPTED).unlink(missing_ok=True)
+
+    def _remove(self, name: str) -> None:
+        """Delete a checkpoint; those of DeepSpeed are folders."""
+        path = self.file_backend.join_path(self.out_dir, name)
+        if self.file_backend.isfile(path):
+            self.file_backend.remove(path)
+        elif self.file_backend.isdir(path):
+            self.file_backend.rmtree(path)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        """Save the best checkpoint, and then delete the one before."""
+        if not self.save_best:
+            return
+        before = self._best()
+        self._set_best(dict.fromkeys(before))
+        super()._save_best_checkpoint(runner, metrics)
+        after = self._best()
+        self._set_best({key: after.get(key) or before[key] for key in before})
+        if is_main_process():
+            for key, path in before.items():
+                if path and after.get(key) not in (None, path):
+                    self._remove(Path(path).name)
+
+    def _best(self) -> Dict[str, Optional[str]]:
+        """Return the best checkpoint by each metric."""
+        if hasattr(self, 'best_ckpt_path_dict'):
+            return dict(self.best_ckpt_path_dict)
+        return {'': self.best_ckpt_path}
+
+    def _set_best(self, paths: Dict[str, Optional[str]]) -> None:
+        """Set the best checkpoint by each metric."""
+        if hasattr(self, 'best_ckpt_path_dict'):
+            self.best_ckpt_path_dict = paths
+        else:
+            self.best_ckpt_path = paths['']
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """A signal ended a run in order.
+
+    Args:
+        signum (int): The signal.
+        message (str): Where the run was, and how to go on. Default: ``''``.
+    """
+
+    def __init__(self, signum: int, message: str = '') -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+class Interruption(Hook):
+    """End training at the next iteration after a signal, and save its state.
+
+    As a context manager it takes the signals; a second one ends the run at
+    once. Several processes agree on when to stop every tenth iteration.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self.signum: Optional[int] = None
+        self.running = False
+        self._former = {}
+
+    def __enter__(self) -> 'Interruption':
+        """Take the signals, as far as this thread can."""
+        if threading.current_thread() is threading.main_thread():
+            self._former = {
+                signum: signal.signal(signum, self._handle)
+                for signum in SIGNALS
+            }
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Leave the signals to whom they belonged."""
+        self.running = False
+        for signum, handler in self._former.items():
+            signal.signal(signum, handler)
+
+    def _handle(self, signum: int, frame: Optional[FrameType]) -> None:
+        """Note a signal, or end at once."""
+        if not self.running or self.signum is not None:
+            raise TrainingInterrupted(signum, 'ended at once, without saving')
+        self.signum = signum
+        # Not by the logger, which may be what was interrupted.
+        os.write(
+            2,
+            f'\n{signal.Signals(signum).name}: training ends after this '
+            'iteration and saves its state; a second one ends it at once\n'
+            .encode(),
+        )  # fmt: skip
+
+    def before_train(self, runner: Runner) -> None:
+        """From here on there is a state to save."""
+        self.running = True
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
+        """Stop after an iteration that stepped."""
+        loop = runner.train_loop
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        position = dict(epoch=runner.epoch, iter=runner.iter + 1)
+        if by_epoch:
+            if self.end_of_epoch(loop.dataloader, batch_idx):
+                return
+            position['batch'] = batch_idx + 1
+        if self._agreed(runner.iter) and runner.optim_wrapper.should_update():
+            self._stop(runner, position)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Stop after an epoch."""
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        if by_epoch and self._agreed():
+            self._stop(runner, dict(epoch=runner.epoch + 1, iter=runner.iter))
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
+        """Stop in a validation; its metrics are lost, no weights are."""
+        # Processes may have different numbers of batches to validate.
+        if self.running and get_world_size() == 1 and self.signum is not None:
+            for hook in runner.hooks:
+                if isinstance(hook, EMAHook):
+                    # It swaps the trained weights in again.
+                    hook.after_val_epoch(runner)
+            self._stop(runner, dict(epoch=runner.epoch, iter=runner.iter))
+
+    def _agreed(self, iteration: int = -1) -> bool:
+        """Tell whether to stop, in all processes alike."""
+        if get_world_size() == 1:
+            return self.signum is not None
+        if (iteration + 1) % 10:
+            return False
+        signum = torch.tensor(float(self.signum or 0))
+        all_reduce(signum, 'max')
+        self.signum = int(signum) or None
+        return self.signum is not None
+
+    def _stop(self, runner: Runner, position: dict) -> None:
+        """Save the state, if no checkpoint has it, and end."""
+        if (position['epoch'], position['iter']) != runner.saved_position:
+            runner.save_checkpoint(
+                runner.work_dir, INTERRUPTED, meta=position, by_epoch=False
+            )
+            if is_main_process():
+                write_last_checkpoint(
+                    runner.work_dir, os.path.join(runner.work_dir, INTERRUPTED)
+                )
+        raise TrainingInterrupted(
+            self.signum,
+            f'after iteration {position["iter"]}; its state is in '
+            f'{runner.last_checkpoint}. Go on by --resume',
+        )

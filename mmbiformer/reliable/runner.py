@@ -1,0 +1,462 @@
+"""mmengine's Runner, with errors where it would go on or be obscure."""
+
+import errno
+import os
+import os.path as osp
+import shutil
+from contextlib import contextmanager
+from typing import Callable, Dict, Iterator, Optional, Tuple, Union
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import broadcast_object_list, get_rank, is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.model import (
+    BaseTTAModel,
+    is_model_wrapper,
+    revert_sync_batchnorm,
+)
+from mmengine.optim import OptimWrapper
+from mmengine.registry import (
+    DATASETS,
+    LOOPS,
+    MODEL_WRAPPERS,
+    OPTIMIZERS,
+    RUNNERS,
+)
+from mmengine.runner import (
+    BaseLoop,
+    EpochBasedTrainLoop,
+    IterBasedTrainLoop,
+    Runner,
+)
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from mmbiformer.datacheck.checked_pipeline import check_samples
+from mmbiformer.datacheck.checks import check_annotations
+
+from .batches import make_resumable, seed_batches, shield_workers
+from .hooks import (
+    Interruption,
+    InvalidLossCheck,
+    IterationSeed,
+    LabelCheck,
+    SafeCheckpointHook,
+    check_finite,
+)
+from .loops import ResumableEpochBasedTrainLoop, SkippedBatches
+from .resume import find_checkpoint
+
+
+class CheckedRunner(Runner):
+    """A Runner that refuses what does not fit, and resumes exactly.
+
+    It refuses data and weights that do not fit the config, stops at numbers
+    that are not finite, writes checkpoints in one step, goes on from one as
+    if it had never stopped, and ends in order at Ctrl-C or SIGTERM.
+
+    Attributes:
+        started (bool): Whether training or testing has begun; before, all
+            errors are of the config or the data.
+        last_checkpoint (str, optional): The last checkpoint that can be
+            resumed, written or resumed by this run.
+        saved_position (tuple[int, int], optional): Its epoch and iteration.
+    """
+
+    _testing = False
+    started = False
+    last_checkpoint: Optional[str] = None
+    saved_position: Optional[Tuple[int, int]] = None
+
+    def __init__(self, *args, work_dir: str, **kwargs) -> None:
+        self._new_work_dir = not osp.exists(work_dir)
+        self._start = {}
+        self._interruption = Interruption()
+        with self._discarded_on_error():
+            super().__init__(*args, work_dir=work_dir, **kwargs)
+
+    @contextmanager
+    def _discarded_on_error(self) -> Iterator[None]:
+        """Leave no folder of a run that ends before it has begun."""
+        try:
+            yield
+        except Exception:
+            log_dir = getattr(self, '_log_dir', None)
+            if log_dir and not self.started and is_main_process():
+                shutil.rmtree(log_dir, ignore_errors=True)
+                if self._new_work_dir:
+                    name = osp.basename(self.cfg.filename or '')
+                    if osp.isfile(osp.join(self.work_dir, name)):
+                        os.remove(osp.join(self.work_dir, name))
+                    if not os.listdir(self.work_dir):
+                        os.rmdir(self.work_dir)
+            raise
+
+    def call_hook(self, fn_name: str, **kwargs) -> None:
+        """Call all hooks; arguments are those of mmengine's Runner."""
+        super().call_hook(fn_name, **kwargs)
+        self.started = self.started or fn_name in (
+            'before_train',
+            'before_test',
+        )
+
+    def register_default_hooks(self, hooks: Optional[dict] = None) -> None:
+        """Register the default hooks, and those that every run has."""
+        hooks = dict(hooks or {})
+        if 'checkpoint' not in hooks:
+            hooks['checkpoint'] = dict(type='CheckpointHook', interval=1)
+        checkpoint = hooks['checkpoint']
+        if isinstance(checkpoint, dict) and checkpoint['type'] in (
+            'CheckpointHook',
+            CheckpointHook,
+        ):
+            hooks['checkpoint'] = dict(checkpoint, type=SafeCheckpointHook)
+        super().register_default_hooks(hooks)
+        if self.cfg.get('default_scope') == 'mmseg':
+            self.register_hook(LabelCheck())
+        self.register_hook(IterationSeed())
+        self.register_hook(InvalidLossCheck())
+        self.register_hook(self._interruption)
+
+    def train(self) -> nn.Module:
+        """Train; see the class.
+
+        Returns:
+            nn.Module: The model.
+
+        Raises:
+            FloatingPointError: If the loss, its gradients or the weights are
+                not finite.
+            TrainingInterrupted: If a signal ended it.
+        """
+        with self._discarded_on_error(), self._interruption:
+            if self._resume:
+                self._find_start()
+            try:
+                return super().train()
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                last = self.last_checkpoint or 'none was written yet'
+                raise OSError(
+                    error.errno,
+                    f'{os.strerror(error.errno)}: work_dir={self.work_dir!r} '
+                    f'is full. The last good checkpoint: {last}. Make room, '
+                    'and go on by --resume',
+                ) from error
+
+    def _find_start(self) -> None:
+        """Find where to go on, before the data are read in their order."""
+        if self._load_from is None:
+            found = [find_checkpoint(self.work_dir) if get_rank() == 0 else 0]
+            broadcast_object_list(found)
+            (self._load_from,) = found
+        if self._load_from is None:
+            self.logger.info(
+                f'No checkpoint to resume is in {self.work_dir}: training '
+                'starts from the beginning'
+            )
+            self._resume = False
+            return
+        checkpoint = CheckpointLoader.load_checkpoint(self._load_from, 'cpu')
+        if isinstance(checkpoint, dict):
+            self._start = checkpoint.get('meta', {})
+        seed = self._start.get('seed')
+        # Without one in the config, each start would draw another.
+        if seed is not None and self._randomness_cfg.get('seed') is None:
+            self._randomness_cfg['seed'] = seed
+            self.set_randomness(**self._randomness_cfg)
+
+    def build_train_loop(self, loop: Union[BaseLoop, dict]) -> BaseLoop:
+        """Build the training loop; it starts where the run goes on.
+
+        Args:
+            loop (BaseLoop | dict): As in mmengine's Runner.
+
+        Returns:
+            BaseLoop: The loop.
+        """
+        if isinstance(loop, BaseLoop):
+            return loop
+        kind = loop.get('type', 'EpochBasedTrainLoop')
+        if 'type' not in loop and not loop.get('by_epoch', True):
+            kind = 'IterBasedTrainLoop'
+        kind = LOOPS.get(kind) if isinstance(kind, str) else kind
+        by_iter = kind is not None and issubclass(kind, IterBasedTrainLoop)
+        skip = self._start.get('iter' if by_iter else 'batch', 0)
+        if isinstance(self._train_dataloader, dict):
+            self._train_dataloader = make_resumable(
+                self._train_dataloader,
+                self.seed,
+                epoch=0 if by_iter else self._start.get('epoch', 0),
+                skip=skip,
+            )
+        loop = dict(loop)
+        if kind is EpochBasedTrainLoop:
+            loop.pop('by_epoch', None)
+            loop.update(type=ResumableEpochBasedTrainLoop, skipped=skip)
+        loop = super().build_train_loop(loop)
+        if by_iter and skip:
+            loop.dataloader_iterator = SkippedBatches(
+                skip, loop.dataloader_iterator
+            )
+        return loop
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: Union[DataLoader, dict],
+        seed: Optional[int] = None,
+        diff_rank_seed: bool = False,
+    ) -> DataLoader:
+        """Build a dataloader; arguments are those of mmengine's Runner.
+
+        Raises:
+            ValueError: If the data set is empty or cannot be read.
+        """
+        if isinstance(dataloader, dict):
+            dataloader = shield_workers(dataloader, seed)
+        try:
+            loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        except (
+            AssertionError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:
+            if 'DataLoader' in str(error):
+                raise ValueError(
+                    f'a dataloader cannot be built from its keys '
+                    f'{sorted(dataloader)}: {error}'
+                ) from error
+            if _is_empty(dataloader['dataset']):
+                _refuse_empty(dataloader['dataset'])
+            raise ValueError(
+                'this data set cannot be built or read '
+                f'({type(error).__name__}: {error}): '
+                f'{_settings_of(dataloader["dataset"])}'
+            ) from error
+        if not len(loader.dataset):
+            _refuse_empty(dataloader['dataset'])
+        seed_batches(loader)
+        if isinstance(dataloader, dict):
+            name = f'data set {_settings_of(dataloader["dataset"])}'
+            check_annotations(loader.dataset, name)
+            check_samples(loader.dataset)
+        return loader
+
+    def build_optim_wrapper(
+        self, optim_wrapper: Union[Optimizer, OptimWrapper, dict]
+    ) -> Union[OptimWrapper, Dict[str, OptimWrapper]]:
+        """Build the optimizer; arguments are those of mmengine's Runner.
+
+        Raises:
+            ValueError: If there is no such optimizer; mmengine would fail on
+                None.
+        """
+        if isinstance(optim_wrapper, dict):
+            kind = (optim_wrapper.get('optimizer') or {}).get('type')
+            if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+                raise ValueError(
+                    f'optim_wrapper.optimizer.type={kind!r} is no optimizer '
+                    'of torch, or of a package that the config imports'
+                )
+        return super().build_optim_wrapper(optim_wrapper)
+
+    def wrap_model(
+        self, model_wrapper_cfg: Optional[dict], model: nn.Module
+    ) -> nn.Module:
+        """Wrap the model for several processes, on CPUs too.
+
+        mmengine names a device, which only a GPU has a number for, and
+        synced batch norm needs a GPU.
+        """
+        if not self.distributed or get_device() != 'cpu':
+            return super().wrap_model(model_wrapper_cfg, model)
+        unused = self.cfg.get('find_unused_parameters', False)
+        wrapper = dict(
+            type='MMDistributedDataParallel',
+            broadcast_buffers=False,
+            find_unused_parameters=unused,
+        )
+        wrapper.update(model_wrapper_cfg or {})
+        return MODEL_WRAPPERS.build(
+            dict(wrapper, module=revert_sync_batchnorm(model))
+        )
+
+    def test(self) -> dict:
+        """Test; the checkpoint must hold every weight of the model."""
+        self._testing = True
+        with self._discarded_on_error():
+            return super().test()
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        """Go on from a checkpoint, with the arguments of mmengine's Runner."""
+        super().resume(filename, *args, **kwargs)
+        self.last_checkpoint = filename
+        self.saved_position = (self.epoch, self.iter)
+
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        *args,
+        save_optimizer: bool = True,
+        meta: Optional[dict] = None,
+        **kwargs,
+    ) -> None:
+        """Save a checkpoint, visible under its name only when it is whole.
+
+        Arguments are those of mmengine's Runner.
+
+        Raises:
+            FloatingPointError: If weights are not finite.
+        """
+        check_finite(self.model)
+        path = osp.join(out_dir, filename)
+        # Other places than folders, such as buckets, show whole files only.
+        local = '://' not in out_dir
+        # A run that was killed while it wrote leaves this file, and writes
+        # over it when it comes here again.
+        scratch = osp.join(out_dir, f'.{filename}.part')
+        try:
+            super().save_checkpoint(
+                out_dir,
+                osp.basename(scratch) if local else filename,
+                *args,
+                save_optimizer=save_optimizer,
+                meta=meta,
+                **kwargs,
+            )
+            if local and is_main_process():
+                with open(scratch, 'rb') as file:
+                    os.fsync(file.fileno())
+                os.replace(scratch, path)
+        finally:
+            if is_main_process() and osp.isfile(scratch):
+                os.remove(scratch)
+        if save_optimizer:
+            self.last_checkpoint = path
+            if meta:
+                self.saved_position = (meta['epoch'], meta['iter'])
+
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: Union[str, Callable] = 'cpu',
+        *args,
+        **kwargs,
+    ) -> dict:
+        """Load a checkpoint; arguments are those of mmengine's Runner.
+
+        Raises:
+            ValueError: If the runner tests or resumes, and weights are
+                missing or of another shape: mmengine would go on with random
+                ones. Or if it resumes, and the optimizer's state is missing.
+        """
+        try:
+            checkpoint = super().load_checkpoint(
+                filename, map_location, *args, **kwargs
+            )
+        except (AttributeError, TypeError) as error:
+            raise ValueError(
+                f'checkpoint={filename!r} holds no weights'
+            ) from error
+        if self._testing or self._resume:
+            model = self.model
+            if is_model_wrapper(model):
+                model = model.module
+            if isinstance(model, BaseTTAModel):
+                model = model.module
+            check_weights(model, checkpoint, filename)
+        if self._resume and 'optimizer' not in checkpoint:
+            raise ValueError(
+                f'checkpoint={filename!r} holds no state of the optimizer, '
+                'and cannot be resumed; to start from its weights: '
+                f'--cfg-options load_from={filename}'
+            )
+        return checkpoint
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner of a config.
+
+    Args:
+        cfg (Config): Config of a run.
+
+    Returns:
+        Runner: A :class:`CheckedRunner`, or what ``runner_type`` names.
+    """
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return CheckedRunner.from_cfg(cfg)
+
+
+def _settings_of(dataset: dict) -> dict:
+    """Return the settings that say where a data set lies and what is in it."""
+    keys = ('data_root', 'ann_file', 'data_prefix', 'metainfo', 'filter_cfg')
+    return {key: dataset[key] for key in keys if dataset.get(key)}
+
+
+def _is_empty(dataset: dict) -> bool:
+    """Tell whether a data set could be read, and has no image.
+
+    mmengine's data sets cannot serialize an empty list, and say only that
+    nothing can be concatenated.
+    """
+    try:
+        return not len(DATASETS.build(dict(dataset, serialize_data=False)))
+    except Exception:
+        return False
+
+
+def _refuse_empty(dataset: dict) -> None:
+    """Say which data set is empty, and what may have emptied it."""
+    root = osp.abspath(dataset.get('data_root') or '.')
+    raise ValueError(
+        f'the data set in data_root={root!r} is empty: no image is left. '
+        'Check that the annotations are not empty, and that their category '
+        'names are those of metainfo.classes. Its settings: '
+        f'{_settings_of(dataset)}'
+    )
+
+
+def check_weights(model: nn.Module, checkpoint: dict, filename: str) -> None:
+    """Load weights; refuse those that leave weights of a model as they were.
+
+    Args:
+        model (nn.Module): The model; changed in place.
+        checkpoint (dict): What the file holds.
+        filename (str): The file, for the message.
+
+    Raises:
+        ValueError: If weights are missing or of another shape, or the
+            backbone has none of the names of some.
+    """
+    weights = checkpoint.get('state_dict', checkpoint)
+    weights = {
+        name[len('module.') :] if name.startswith('module.') else name: value
+        for name, value in weights.items()
+    }
+    try:
+        missing, surplus = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        more = f'\n\t… ({len(lines) - 1} in all)' if len(lines) > 6 else ''
+        raise ValueError(
+            f'checkpoint={filename!r} is not for the model of this config: '
+            + '\n'.join(lines[:6])
+            + more
+        ) from None
+    # Heads may be left out on purpose, such as an auxiliary one.
+    surplus = [name for name in surplus if name.startswith('backbone.')]
+    for problem, names in (('lacks', missing), ('has besides', surplus)):
+        if names:
+            raise ValueError(
+                f'checkpoint={filename!r} is not for the model of this '
+                f'config: it {problem} {len(names)} weights, such as '
+                f'{names[:5]}'
+            )

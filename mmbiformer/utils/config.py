@@ -1,0 +1,367 @@
+"""From a command line to the config of a run."""
+
+import argparse
+import logging
+import os
+import os.path as osp
+from copy import deepcopy
+from typing import Optional
+
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
+from mmengine.hub import get_config
+from mmengine.logging import print_log
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from .datasets import leaf_settings
+from .files import check_checkpoint, is_local
+
+TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation'}
+"""dict[str, str]: The task behind each ``default_scope`` that is allowed."""
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the config and what overrides it.
+
+    Args:
+        parser (argparse.ArgumentParser): The tool's parser.
+    """
+    parser.add_argument('config', help='config file path')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config; lists as key="[a,b]" or '
+        'key=a,b, nested ones as key="[(a,b),(c,d)]", without white space',
+    )
+
+
+def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
+    """Read a config file with all that it inherits.
+
+    Args:
+        path (str): Config file, or the name of one in an installed package,
+            such as ``'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'``.
+        cfg_options (dict, optional): Values that replace the file's. Default:
+            None.
+
+    Returns:
+        Config: The merged config.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, the overrides do not fit it, or it
+            is neither for detection nor for segmentation.
+    """
+    named = '::' in path
+    if not named and not osp.isfile(path):
+        raise FileNotFoundError(
+            f'config={path!r} is not a file (looked for {osp.abspath(path)})'
+        )
+    # A config is code, and may raise anything.
+    try:
+        cfg = get_config(path) if named else Config.fromfile(path)
+    except Exception as error:
+        raise ValueError(
+            f'config={path!r} cannot be read ({type(error).__name__}: {error})'
+        ) from error
+    try:
+        cfg.merge_from_dict(cfg_options or {})
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f'--cfg-options do not fit config={path!r}: {error}'
+        ) from error
+    task_of(cfg)
+    return cfg
+
+
+def load_config(
+    path: str,
+    cfg_options: Optional[dict] = None,
+    work_dir: Optional[str] = None,
+    launcher: str = 'none',
+    local_rank: int = 0,
+) -> Config:
+    """Load the config of a run as OpenMMLab's tools do.
+
+    Args:
+        path (str): Config file.
+        cfg_options (dict, optional): Values that replace the file's. Default:
+            None.
+        work_dir (str, optional): Folder of the run. Default: None, which
+            means the config's ``work_dir`` or, failing that,
+            ``./work_dirs/<name of the config>``.
+        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+            Default: ``'none'``.
+        local_rank (int): Number of this process on its machine, which
+            mmengine reads from the environment. Default: 0.
+
+    Returns:
+        Config: The merged config.
+
+    Raises:
+        FileNotFoundError: As :func:`read_config`.
+        ValueError: As :func:`read_config`.
+    """
+    cfg = read_config(path, cfg_options)
+    cfg.launcher = launcher
+    os.environ['LOCAL_RANK'] = str(local_rank)
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        name = osp.splitext(osp.basename(path))[0]
+        cfg.work_dir = osp.join('./work_dirs', name)
+    return cfg
+
+
+def task_of(cfg: Config) -> str:
+    """Return ``'detection'`` or ``'segmentation'``.
+
+    Args:
+        cfg (Config): Config of a run.
+
+    Returns:
+        str: The task.
+
+    Raises:
+        ValueError: If the config is for neither, or has no model.
+    """
+    scope = cfg.get('default_scope')
+    if scope not in TASKS or 'model' not in cfg:
+        lacks = '' if 'model' in cfg else " and has no 'model'"
+        raise ValueError(
+            f'{cfg.filename} is not a config for detection or segmentation: '
+            f'default_scope must be one of {tuple(TASKS)}, got '
+            f'default_scope={scope!r}{lacks}'
+        )
+    return TASKS[scope]
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Build the model of a config, without initializing its weights.
+
+    Args:
+        cfg (Config): Config for detection or segmentation.
+
+    Returns:
+        nn.Module: The detector or segmentor in evaluation mode. Its synced
+        batch norms, which need several GPUs, are plain ones.
+    """
+    init_default_scope(cfg.default_scope)
+    return revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+
+
+def check_pretrained(cfg: Config) -> None:
+    """Check that the files of pretrained weights are there.
+
+    Args:
+        cfg (Config): Config of a run.
+
+    Raises:
+        FileNotFoundError: If one is missing; the message names the setting.
+    """
+
+    def check(node: object, where: str) -> None:
+        if isinstance(node, dict):
+            if node.get('type') == 'Pretrained':
+                path = node.get('checkpoint')
+                if is_local(path) and not osp.isfile(osp.expanduser(path)):
+                    raise FileNotFoundError(
+                        f'{where}.checkpoint={path!r} is not a file (looked '
+                        f'for {osp.abspath(osp.expanduser(path))}). Put the '
+                        'weights there, name others by --cfg-options '
+                        f'{where}.checkpoint=PATH, or train from scratch by '
+                        f'--cfg-options {where}=None'
+                    )
+            for key, value in node.items():
+                check(value, f'{where}.{key}')
+        elif isinstance(node, (list, tuple)):
+            for index, value in enumerate(node):
+                check(value, f'{where}.{index}')
+
+    check(cfg.model, 'model')
+
+
+def enable_amp(cfg: Config) -> None:
+    """Train in mixed precision, for ``--amp``.
+
+    Args:
+        cfg (Config): Config of a run; changed in place.
+
+    Raises:
+        RuntimeError: If there is no accelerator.
+    """
+    if get_device() == 'cpu':
+        raise RuntimeError(
+            '--amp needs a GPU, and none is there: leave it '
+            'out, and training runs in float32'
+        )
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.loss_scale = 'dynamic'
+
+
+def enable_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate with the batch, for ``--auto-scale-lr``.
+
+    Args:
+        cfg (Config): Config of a run; changed in place.
+
+    Raises:
+        ValueError: If the config does not say for which batch its learning
+            rate is meant.
+    """
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise ValueError(
+            '--auto-scale-lr needs auto_scale_lr.base_batch_size in the '
+            'config, e.g. auto_scale_lr = dict(base_batch_size=16)'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def set_resume(cfg: Config, resume: str) -> None:
+    """Resume from a checkpoint, for ``--resume``.
+
+    Args:
+        cfg (Config): Config of a run; changed in place.
+        resume (str): Path of a checkpoint, or ``'auto'`` for the latest one in
+            the work directory.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    if resume != 'auto':
+        check_checkpoint(resume, '--resume')
+    cfg.load_from = None if resume == 'auto' else resume
+    cfg.resume = True
+
+
+def enable_drawing(
+    cfg: Config, show: bool, show_dir: Optional[str], wait_time: float
+) -> None:
+    """Draw the predictions, for ``--show`` and ``--show-dir``.
+
+    Args:
+        cfg (Config): Config of a run; changed in place.
+        show (bool): Whether to show them in a window.
+        show_dir (str, optional): Folder to write them to: below
+            ``work_dir/<time>`` for detection, as mmdet does, and as it is for
+            segmentation, as mmseg does.
+        wait_time (float): Seconds that each window stays.
+
+    Raises:
+        ValueError: If the config has no visualization hook.
+    """
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise ValueError(
+            '--show and --show-dir need a visualization hook in '
+            'the config, e.g. default_hooks = '
+            "dict(visualization=dict(type='DetVisualizationHook'"
+            '))'
+        )
+    hook.draw = True
+    if show:
+        hook.show = True
+        hook.wait_time = wait_time
+    if show_dir and task_of(cfg) == 'detection':
+        hook.test_out_dir = show_dir
+    elif show_dir:
+        hook.interval = 1
+        cfg.visualizer.save_dir = show_dir
+
+
+def keep_predictions(cfg: Config, out: str) -> None:
+    """Write the predictions to disk, for ``--out``.
+
+    Args:
+        cfg (Config): Config of a run; changed in place.
+        out (str): For detection the pickle file to dump to; for segmentation
+            the folder for label maps.
+
+    Raises:
+        ValueError: If the name does not fit the task.
+    """
+    if task_of(cfg) == 'segmentation':
+        cfg.test_evaluator.output_dir = out
+        cfg.test_evaluator.keep_results = True
+        return
+    if not out.endswith(('.pkl', '.pickle')):
+        raise ValueError(
+            '--out must end in .pkl or .pickle for detection, '
+            f'got --out={out!r}'
+        )
+    dump = dict(type='DumpDetResults', out_file_path=out)
+    cfg.test_evaluator = [*_as_list(cfg.test_evaluator), dump]
+
+
+def _as_list(evaluators: object) -> list:
+    """Return the evaluators of a config, which may be one or several."""
+    return evaluators if isinstance(evaluators, list) else [evaluators]
+
+
+def enable_tta(cfg: Config) -> None:
+    """Test with augmentation, for ``--tta``.
+
+    The config's ``tta_model`` and ``tta_pipeline`` are used. A detection
+    config without them gets mmdet's defaults: the image and its mirror image.
+    mmdet merges boxes only, so a mask head is left out.
+
+    Args:
+        cfg (Config): Config of a run; changed in place.
+
+    Raises:
+        ValueError: If a segmentation config has no ``tta_model`` or
+            ``tta_pipeline``.
+    """
+    dataset = next(leaf_settings(cfg.test_dataloader.dataset))
+    if task_of(cfg) == 'detection':
+        _add_detection_tta(cfg, dataset)
+    for key in ('tta_model', 'tta_pipeline'):
+        if key not in cfg:
+            raise ValueError(f'--tta needs {key} in the config')
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset.pipeline = cfg.tta_pipeline
+
+
+def _add_detection_tta(cfg: Config, dataset: ConfigDict) -> None:
+    """Fill in mmdet's defaults, and leave out what mmdet cannot merge."""
+    if 'tta_model' not in cfg:
+        cfg.tta_model = dict(
+            type='DetTTAModel',
+            tta_cfg=dict(
+                nms=dict(type='nms', iou_threshold=0.5), max_per_img=100
+            ),
+        )
+    if 'tta_pipeline' not in cfg:
+        meta_keys = (
+            'img_id',
+            'img_path',
+            'ori_shape',
+            'img_shape',
+            'scale_factor',
+            'flip',
+            'flip_direction',
+        )
+        flips = [
+            dict(type='RandomFlip', prob=1.0),
+            dict(type='RandomFlip', prob=0.0),
+        ]
+        pack = dict(type='PackDetInputs', meta_keys=meta_keys)
+        cfg.tta_pipeline = deepcopy(dataset.pipeline[:-1]) + [
+            dict(type='TestTimeAug', transforms=[flips, [pack]])
+        ]
+    roi_head = cfg.model.get('roi_head', {})
+    if roi_head.get('mask_head') is not None:
+        print_log(
+            'mmdet merges boxes only: with --tta the masks are neither '
+            'predicted nor evaluated',
+            level=logging.WARNING,
+        )
+        roi_head.mask_head = None
+        roi_head.mask_roi_extractor = None
+    for evaluator in _as_list(cfg.test_evaluator):
+        if 'segm' in evaluator.get('metric', ()):
+            evaluator.metric = 'bbox'

@@ -1,0 +1,78 @@
+"""Random batches, to measure time, memory and FLOPs without a data set."""
+
+from typing import List, Tuple
+
+import torch
+from mmengine.structures import PixelData
+from torch import Tensor, nn
+
+from .config import TASKS
+
+OBJECTS = 10
+"""int: Boxes with masks in each image of a batch for detection."""
+
+
+def random_batch(
+    model: nn.Module,
+    scope: str,
+    shape: Tuple[int, int],
+    batch_size: int = 1,
+    training: bool = False,
+) -> Tuple[Tensor, list]:
+    """Make a batch of noise, prepared as the model wants it.
+
+    Args:
+        model (nn.Module): A detector or segmentor.
+        scope (str): Whose model it is: ``'mmdet'`` or ``'mmseg'``.
+        shape (tuple[int, int]): Height and width of the images, in pixels.
+        batch_size (int): Images. Default: 1.
+        training (bool): Whether to prepare it for training. Default: False.
+
+    Returns:
+        tuple[Tensor, list]: Images of shape (N, 3, H', W'), where the model
+        may have padded H and W, and N data samples with annotations.
+    """
+    make = {
+        'detection': _detection_samples,
+        'segmentation': _segmentation_samples,
+    }[TASKS[scope]]
+    images = torch.randint(256, (batch_size, 3, *shape), dtype=torch.uint8)
+    data = dict(inputs=list(images))
+    data['data_samples'] = make(model, shape, batch_size)
+    # Neither the crop of a training recipe nor images resized at random.
+    preprocessor = model.data_preprocessor
+    if getattr(preprocessor, 'size', None) is not None:
+        preprocessor.size = shape
+    preprocessor.batch_augments = None
+    data = preprocessor(data, training)
+    return data['inputs'], data['data_samples']
+
+
+def _detection_samples(
+    model: nn.Module, shape: Tuple[int, int], batch_size: int
+) -> List:
+    """Return mmdet's own demo annotations: boxes, masks, semantic maps."""
+    from mmdet.testing import demo_mm_inputs
+
+    return demo_mm_inputs(
+        batch_size,
+        (3, *shape),
+        num_items=[OBJECTS] * batch_size,
+        num_classes=2,
+        with_mask=True,
+        with_semantic=True,
+    )['data_samples']
+
+
+def _segmentation_samples(
+    model: nn.Module, shape: Tuple[int, int], batch_size: int
+) -> List:
+    """Return random label maps."""
+    from mmseg.structures import SegDataSample
+
+    meta = dict(ori_shape=shape, img_shape=shape, pad_shape=shape, flip=False)
+    samples = [SegDataSample(metainfo=meta) for _ in range(batch_size)]
+    for sample in samples:
+        labels = torch.randint(model.num_classes, (1, *shape))
+        sample.gt_sem_seg = PixelData(data=labels)
+    return samples

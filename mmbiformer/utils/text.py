@@ -1,0 +1,31 @@
+"""Parts of messages."""
+
+from typing import Sequence
+
+
+def list_some(names: Sequence[str], limit: int = 8) -> str:
+    """Join names for a message, with their number where there are many.
+
+    Args:
+        names (Sequence[str]): The names.
+        limit (int): How many to show. Default: 8.
+
+    Returns:
+        str: Such as ``'a, b, … (12 in all)'``.
+    """
+    more = f', … ({len(names)} in all)' if len(names) > limit else ''
+    return ', '.join(names[:limit]) + more
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error in one line.
+
+    Args:
+        error (BaseException): The error.
+
+    Returns:
+        str: Its message, or the name of its type if it has none.
+    """
+    # str() of a KeyError shows its message in quotes.
+    message = error.args[0] if isinstance(error, KeyError) else error
+    return ' '.join(str(message).split()) or type(error).__name__

@@ -1,0 +1,301 @@
+"""Build mmcv with its compiled ops for this Python and torch, and install it.
+
+    python scripts/build_mmcv.py [openmmlab|onedl]
+
+Neither the original mmcv nor its maintained fork (onedl) has a wheel on PyPI.
+The build of mmcv 2.1.0 takes about 25 minutes on two cores; without debug
+information, and with torch's headers precompiled once, it takes about 3. The
+wheel is kept in a cache folder of the user's
+(``$XDG_CACHE_HOME/mmbiformer``), by torch and Python version, and an
+interrupted build goes on where it stopped.
+
+Run it with the interpreter of the environment to install into. That needs
+torch, setuptools < 80, wheel and ninja.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Iterator
+
+import torch
+from torch.utils import cpp_extension
+
+REQUIREMENTS = {
+    # mmdet 3.3.0 and mmsegmentation 1.2.2 refuse mmcv >= 2.2.0.
+    'openmmlab': 'mmcv==2.1.0',
+    'onedl': 'onedl-mmcv==2.3.6',
+}
+# Without debug information and without warnings from torch's headers.
+CFLAGS = '-g0 -O2 -w'
+PIP = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
+
+
+def say(message: str) -> None:
+    """Tell how far the build is."""
+    print(f'[mmcv] {message}', file=sys.stderr, flush=True)
+
+
+def cache_folder(requirement: str) -> Path:
+    """Return the folder for the wheel for this torch and Python.
+
+    Args:
+        requirement (str): mmcv and its version, as pip takes it.
+    """
+    # A wheel's own name knows Python and machine but not torch, nor whether
+    # its ops are built with CUDA.
+    cuda = torch.cuda.is_available() or os.getenv('FORCE_CUDA') == '1'
+    key = (
+        f'{requirement.replace("==", "-")}-torch{torch.__version__}'
+        f'-cp{sys.version_info.major}{sys.version_info.minor}'
+        f'-{"cuda" if cuda else "cpu"}'
+    )
+    cache = Path(os.getenv('XDG_CACHE_HOME') or Path.home() / '.cache')
+    return cache / 'mmbiformer' / key
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold a lock file, so that two builds never share a folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f'waiting for another build, which holds {path}')
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def unpack_source(requirement: str, folder: Path) -> Path:
+    """Return the folder of mmcv's source, downloaded where it is not there.
+
+    One that is there keeps the object files of an interrupted build.
+
+    Args:
+        requirement (str): mmcv and its version, as pip takes it.
+        folder (Path): Where to put it.
+    """
+    source = folder / 'source'
+    if not source.is_dir():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            subprocess.run(
+                [*PIP, 'download', '--quiet', '--no-deps', '--dest', scratch]
+                + ['--no-build-isolation', '--no-binary', ':all:']
+                + [requirement],
+                check=True,
+                stdout=sys.stderr,
+            )
+            (archive,) = Path(scratch).glob('*mmcv-*.tar.gz')
+            with tarfile.open(archive) as tar:
+                tar.extractall(scratch)
+            (unpacked,) = filter(Path.is_dir, Path(scratch).iterdir())
+            unpacked.rename(source)
+    return source
+
+
+def header_flags() -> list:
+    """Return the flags that torch gives the compiler for mmcv's files.
+
+    A precompiled header is taken only where its flags are the build's.
+    """
+    flags = shlex.split(CFLAGS) + ['-fPIC', '-std=c++17']
+    flags += ['-DTORCH_API_INCLUDE_EXTENSION_H', '-DTORCH_EXTENSION_NAME=_ext']
+    # Older torch passes the ABI of the standard library as a macro.
+    if hasattr(cpp_extension.BuildExtension, '_add_gnu_cpp_abi_flag'):
+        abi = int(torch._C._GLIBCXX_USE_CXX11_ABI)
+        flags.append(f'-D_GLIBCXX_USE_CXX11_ABI={abi}')
+    includes = [*cpp_extension.include_paths(), sysconfig.get_path('include')]
+    return flags + [f'-I{path}' for path in includes]
+
+
+def precompile_header(folder: Path) -> str:
+    """Precompile torch's type headers, which every op of mmcv includes.
+
+    Args:
+        folder (Path): Where to put the header.
+
+    Returns:
+        str: Flags that make the build use it; empty where the compiler is not
+        gcc or would not use it.
+    """
+    compiler = shlex.split(os.getenv('CXX', 'c++'))
+    if shutil.which(compiler[0]) is None:
+        sys.exit(
+            f'[mmcv] error: there is no C++ compiler {compiler[0]!r}; on '
+            'Debian and Ubuntu: apt install g++'
+        )
+    version = subprocess.run([*compiler, '--version'], capture_output=True)
+    if b'Free Software Foundation' not in version.stdout:
+        return ''
+    header = folder / 'torch_pch.h'
+    header.write_text('#include <torch/types.h>\n#include <vector>\n')
+    compiled = folder / 'torch_pch.h.gch'
+    command = compiler + header_flags()
+    say("precompiling torch's headers (about half a minute)")
+    made = subprocess.run(
+        [*command, '-x', 'c++-header', header, '-o', compiled]
+    )
+    # -H lists the headers that gcc opens, a precompiled one after '!'.
+    used = subprocess.run(
+        [*command, '-include', header, '-H', '-fsyntax-only']
+        + ['-x', 'c++', os.devnull],
+        capture_output=True,
+        text=True,
+    )
+    if made.returncode or f'! {compiled}' not in used.stderr:
+        compiled.unlink(missing_ok=True)
+        return ''
+    return f'-include {header}'
+
+
+def build_wheel(source: Path, out: Path, cflags: str) -> bool:
+    """Build the wheel with a line of progress.
+
+    Args:
+        source (Path): mmcv's source.
+        out (Path): Folder for the wheel and ``build.log``.
+        cflags (str): Flags for the compiler.
+
+    Returns:
+        bool: Whether it worked.
+    """
+    log = out / 'build.log'
+    say(f'compiling; the full output goes to {log}')
+    start, shown = time.monotonic(), 0.0
+    terminal = sys.stderr.isatty()
+    with (
+        open(log, 'w') as file,
+        subprocess.Popen(
+            [*PIP, 'wheel', '-v', '--no-deps', '--no-build-isolation']
+            + ['--wheel-dir', out, source],
+            env=dict(os.environ, MMCV_WITH_OPS='1', CFLAGS=cflags),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors='replace',
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            for line in process.stdout:
+                file.write(line)
+                step = re.match(r'\s*\[(\d+)/(\d+)\]', line)
+                now = time.monotonic() - start
+                if step and (terminal or now - shown > 15):
+                    shown = now
+                    progress = f'{step[1]}/{step[2]} files, {now:.0f} s'
+                    if terminal:
+                        sys.stderr.write(f'\r[mmcv]   {progress}')
+                        sys.stderr.flush()
+                    else:
+                        say(f'  {progress}')
+        except BaseException:
+            # The compilers run in a session of their own: end them with us.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            raise
+        finally:
+            if terminal:
+                print(file=sys.stderr)
+    return process.returncode == 0
+
+
+def cached_wheel(requirement: str) -> Path:
+    """Return the wheel for this torch and Python, built where there is none.
+
+    Args:
+        requirement (str): mmcv and its version, as pip takes it.
+
+    Raises:
+        SystemExit: If the build fails.
+    """
+    folder = cache_folder(requirement)
+    with lock(folder / 'lock'):
+        for wheel in folder.glob('*.whl'):
+            say(f'using the wheel built earlier: {wheel}')
+            return wheel
+        source = unpack_source(requirement, folder)
+        out = folder / 'build'
+        out.mkdir(exist_ok=True)
+        header = precompile_header(folder)
+        if not header:
+            say('no precompiled header with this compiler: this takes longer')
+        built = build_wheel(source, out, f'{CFLAGS} {header}')
+        if header and not built:
+            say('the build with the precompiled header failed; without it:')
+            shutil.rmtree(source / 'build', ignore_errors=True)
+            built = build_wheel(source, out, CFLAGS)
+        if not built:
+            tail = (out / 'build.log').read_text().splitlines()[-30:]
+            sys.exit('\n'.join(['[mmcv] error: mmcv did not compile:', *tail]))
+        (wheel,) = out.glob('*.whl')
+        # Visible under its final name only when it is whole.
+        final = wheel.rename(folder / wheel.name)
+        shutil.rmtree(source)
+        shutil.rmtree(out)
+        for header_file in folder.glob('torch_pch.h*'):
+            header_file.unlink()
+        return final
+
+
+def install(wheel: Path) -> bool:
+    """Install a wheel and what it needs; return whether its ops load."""
+    commands = [
+        # An mmcv of the same version may be there, built for another torch.
+        [*PIP, 'install', '--quiet', '--force-reinstall', '--no-deps', wheel],
+        [*PIP, 'install', '--quiet', wheel],
+        [sys.executable, '-c', 'import mmcv.ops'],
+    ]
+    return all(
+        subprocess.run(command, stdout=sys.stderr).returncode == 0
+        for command in commands
+    )
+
+
+def main() -> None:
+    """Build where needed, and install."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'family',
+        nargs='?',
+        choices=REQUIREMENTS,
+        default='openmmlab',
+        help="whose mmcv: OpenMMLab's, or the maintained fork's "
+        '(default: %(default)s)',
+    )
+    requirement = REQUIREMENTS[parser.parse_args().family]
+    wheel = cached_wheel(requirement)
+    if not install(wheel):
+        say('that wheel does not load; building another')
+        wheel.unlink()
+        wheel = cached_wheel(requirement)
+        if not install(wheel):
+            sys.exit(f'[mmcv] error: {wheel} does not load; see above')
+    say(f'installed {wheel.name}')
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit('\n[mmcv] interrupted; the same command goes on from here')
+    except subprocess.CalledProcessError as error:
+        sys.exit(
+            f'[mmcv] error: this failed: {shlex.join(map(str, error.cmd))}'
+        )

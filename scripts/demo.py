@@ -1,0 +1,155 @@
+"""The main job on a small scale: make digits, train, test, show the results.
+
+Trains a small BiFormer on scenes of real handwritten digits, tests the saved
+checkpoint, and prints box and mask AP, or mIoU, on scenes and digits that
+training never saw. The segmentors are trained from scratch and, to show what
+pretraining is worth, from the backbone of the Mask R-CNN, which is trained
+first where it is not there. An interrupted run goes on from its last
+checkpoint.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Tuple
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS, CONFIGS = ROOT / 'tools', ROOT / 'configs'
+DATA = 'data/digits'
+WORK_DIRS = Path('work_dirs')
+RUNS = {
+    'maskrcnn': ['detection/maskrcnn_biformer_digits'],
+    'retinanet': ['detection/retinanet_biformer_digits'],
+    'sfpn': [
+        'segmentation/sfpn_biformer_digits',
+        'segmentation/sfpn_biformer_digits_finetune',
+    ],
+    'upernet': [
+        'segmentation/upernet_biformer_digits',
+        'segmentation/upernet_biformer_digits_finetune',
+    ],
+}
+"""dict[str, list[str]]: Configs by task, from the first to the last run."""
+METRICS = {
+    'box AP': 'coco/bbox_mAP',
+    'AP50': 'coco/bbox_mAP_50',
+    'AP75': 'coco/bbox_mAP_75',
+    'mask AP': 'coco/segm_mAP',
+    'mask AP50': 'coco/segm_mAP_50',
+    'mask AP75': 'coco/segm_mAP_75',
+    'mIoU': 'mIoU',
+    'mAcc': 'mAcc',
+    'aAcc': 'aAcc',
+}
+"""dict[str, str]: What to print, and its key in the metrics."""
+
+
+def run(script: str, *arguments: object) -> float:
+    """Run one of the tools; return its seconds, or end as it ended."""
+    command = ['python', os.path.relpath(TOOLS / script)]
+    command += map(str, arguments)
+    print(f'\n$ {shlex.join(command)}', flush=True)
+    start = time.monotonic()
+    code = subprocess.run([sys.executable, *command[1:]]).returncode
+    if code:
+        sys.exit(f'demo.py: error: {script} ended with exit status {code}')
+    return time.monotonic() - start
+
+
+def train(name: str) -> Tuple[str, Path, float]:
+    """Train, or go on with, the run of a config.
+
+    Args:
+        name (str): The config, without ``.py``, in the folder of configs.
+
+    Returns:
+        tuple: The config file, the last checkpoint and the seconds.
+    """
+    # It takes seconds to import; --help should not.
+    from mmbiformer.reliable.resume import find_checkpoint
+
+    config = os.path.relpath(CONFIGS / f'{name}.py')
+    work_dir = WORK_DIRS / Path(name).name
+    seconds = run('train.py', config, '--work-dir', work_dir, '--resume')
+    checkpoint = os.path.relpath(find_checkpoint(work_dir))
+    return config, Path(checkpoint), seconds
+
+
+def evaluate(config: str, checkpoint: Path) -> dict:
+    """Test a checkpoint and draw its predictions.
+
+    Args:
+        config (str): The config file.
+        checkpoint (Path): The checkpoint, in the folder of its run.
+
+    Returns:
+        dict: The metrics by name.
+    """
+    out = checkpoint.parent / 'test'
+    run(
+        'test.py', config, checkpoint,
+        # mmdet takes a relative folder as one in that of the run.
+        '--work-dir', out, '--show-dir', Path(out, 'pictures').resolve(),
+    )  # fmt: skip
+    # mmengine names the folder of a run by its time.
+    metrics = max(out.glob('[0-9]*_*/[0-9]*_*.json'))
+    return json.loads(metrics.read_text())
+
+
+def main() -> None:
+    """Run the demo."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        '--task',
+        choices=RUNS,
+        default='maskrcnn',
+        help='what to train (default: %(default)s)',
+    )
+    task = parser.parse_args().task
+
+    run('dataset_converters/digits.py', DATA)
+    results = {}
+    for name in RUNS[task]:
+        if name.endswith('_finetune'):
+            train(*RUNS['maskrcnn'])
+        config, checkpoint, seconds = train(name)
+        metrics = evaluate(config, checkpoint)
+        results[Path(name).name] = (seconds, metrics)
+
+    work_dir = checkpoint.parent
+    curves, routing = work_dir / 'curves.png', work_dir / 'routing'
+    run('analysis_tools/plot_log.py', work_dir, '--out', curves)
+    run(
+        'visualization/routing.py', f'{DATA}/images/val/000009.png', config,
+        '--checkpoint', checkpoint,
+        '--out', f'{routing}.png', '--html', f'{routing}.html',
+    )  # fmt: skip
+
+    print('\nOn the validation scenes:')
+    shown = {name: key for name, key in METRICS.items() if key in metrics}
+    width = max(map(len, results))
+    print(' ' * width + ''.join(f'{name:>11}' for name in shown))
+    for name, (_, metrics) in results.items():
+        values = ''.join(f'{metrics[key]:11.3f}' for key in shown.values())
+        print(f'{name:{width}}{values}')
+    print()
+    for name, (seconds, _) in results.items():
+        print(f'{name}: train.py took {seconds:.0f} s')
+    print('What an earlier call had trained is not counted.')
+    print(f'checkpoint  {checkpoint}')
+    print(f'logs        {work_dir}/<time>/')
+    print(f'pictures    {work_dir}/test/pictures/')
+    print(f'curves      {curves}')
+    print(f'routing     {routing}.png, and {routing}.html to explore')
+
+
+if __name__ == '__main__':
+    main()

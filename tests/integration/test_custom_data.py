@@ -1,0 +1,233 @@
+"""The configs of docs/custom_data.md, on folders laid out as it says."""
+
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+
+from mmbiformer.datacheck.checks import check_classes, check_data
+from mmbiformer.reliable.runner import CheckedRunner
+from mmbiformer.utils.config import read_config
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / 'docs/custom_data.md').read_text()
+# Neither size nor depth of the recipes, for which seconds would not do.
+REDUCED = {
+    'model.backbone.init_cfg': None,
+    'model.backbone.arch': dict(
+        _delete_=True, depths=(1, 1, 1, 1), dims=(64, 128, 256, 512)
+    ),
+    'train_dataloader.num_workers': 0,
+    'train_dataloader.persistent_workers': False,
+    'val_dataloader.num_workers': 0,
+    'val_dataloader.persistent_workers': False,
+    'test_dataloader.num_workers': 0,
+    'test_dataloader.persistent_workers': False,
+}
+SCALES = {
+    'maskrcnn': {
+        'train_dataloader.dataset.pipeline.2.scale': (96, 96),
+        'val_dataloader.dataset.pipeline.1.scale': (96, 96),
+        'test_dataloader.dataset.pipeline.1.scale': (96, 96),
+        'train_cfg.max_epochs': 1,
+    },
+    'sfpn': {
+        'model.data_preprocessor.size': (64, 64),
+        'train_dataloader.batch_size': 2,
+        'train_dataloader.dataset.pipeline.2.scale': (96, 96),
+        'train_dataloader.dataset.pipeline.3.crop_size': (64, 64),
+        'val_dataloader.dataset.pipeline.1.scale': (96, 96),
+        'test_dataloader.dataset.pipeline.1.scale': (96, 96),
+        'train_cfg.max_iters': 2,
+        'train_cfg.val_interval': 2,
+        'default_hooks.checkpoint.interval': 2,
+    },
+}
+
+
+@pytest.fixture
+def leaves(tmp_path):
+    """Dark images with a bright square each; the last one has none."""
+    root = tmp_path / 'data/leaves'
+    for split, count in (('train', 4), ('val', 2)):
+        content = dict(images=[], annotations=[], categories=[])
+        # The order counts, not the numbers.
+        for number, name in ((7, 'oak'), (3, 'maple'), (5, 'birch')):
+            content['categories'].append(dict(id=number, name=name))
+        for folder in (split, f'images/{split}', f'labels/{split}'):
+            (root / folder).mkdir(parents=True)
+        (root / 'annotations').mkdir(exist_ok=True)
+        for index in range(count):
+            name = f'{index:04d}'
+            image = np.full((80, 100, 3), 20, np.uint8)
+            labels = np.zeros((80, 100), np.uint8)
+            labels[:5] = 255
+            info = dict(
+                id=index, file_name=f'{name}.jpg', width=100, height=80
+            )
+            content['images'].append(info)
+            if index < count - 1:
+                x, y, side = 10 + 8 * index, 20, 40
+                image[y : y + side, x : x + side] = 200
+                labels[y : y + side, x : x + side] = 1 + index % 2
+                corners = (x, y), (x + side, y), (x + side, y + side)
+                corners += ((x, y + side),)
+                content['annotations'].append(
+                    dict(
+                        id=index,
+                        image_id=index,
+                        category_id=(3, 5, 7)[index],
+                        bbox=[x, y, side, side],
+                        area=side * side,
+                        iscrowd=0,
+                        segmentation=[list(np.ravel(corners).tolist())],
+                    )
+                )
+            for path in (f'{split}/{name}.jpg', f'images/{split}/{name}.jpg'):
+                cv2.imwrite(str(root / path), image)
+            cv2.imwrite(str(root / f'labels/{split}/{name}.png'), labels)
+        path = root / f'annotations/{split}.json'
+        path.write_text(json.dumps(content))
+    return root
+
+
+def config_of(name, folder):
+    """Write a config of the page into a folder; return it."""
+    (code,) = (
+        block
+        for block in re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL)
+        if block.startswith(f'# leaves_{name}.py')
+    )
+    path = folder / f'leaves_{name}.py'
+    path.write_text(code.replace("'configs/", f"'{ROOT}/configs/"))
+    return path
+
+
+def lines_of(path):
+    """Return the lines that say something."""
+    lines = path.read_text().splitlines()
+    return [line for line in lines if line and not line.startswith('#')]
+
+
+@pytest.fixture
+def first_batch(leaves, tmp_path, monkeypatch):
+    """Train a step with a config of the page; return config and batch."""
+
+    def run(name):
+        monkeypatch.chdir(tmp_path)
+        path = config_of(name, tmp_path)
+        assert len(lines_of(path)) <= 15
+        cfg = read_config(str(path), {**REDUCED, **SCALES[name]})
+        loaders = ['train_dataloader', 'val_dataloader', 'test_dataloader']
+        check_data(cfg, loaders)
+        check_classes(cfg, loaders)
+        init_default_scope(cfg.default_scope)
+        loader = CheckedRunner.build_dataloader(cfg.train_dataloader, seed=0)
+        batch = next(iter(loader))
+        torch.manual_seed(0)
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        data = model.data_preprocessor(batch, True)
+        loss, _ = model.parse_losses(
+            model.loss(data['inputs'], data['data_samples'])
+        )
+        assert loss.isfinite()
+        return loader.dataset, data['data_samples']
+
+    return run
+
+
+def test_a_detector_takes_categories_in_their_order(first_batch):
+    dataset, samples = first_batch('maskrcnn')
+    # Without the image that has no object.
+    assert len(dataset) == 3
+    labels = {
+        Path(sample.img_path).stem: sample.gt_instances.labels.tolist()
+        for sample in samples
+    }
+    # The categories 3, 5 and 7 are the second, the third and the first.
+    expected = {'0000': [1], '0001': [2], '0002': [0]}
+    assert labels.items() <= expected.items()
+    assert len(samples[0].gt_instances.masks) == 1
+
+
+def test_a_segmentor_takes_labels_as_they_are(first_batch):
+    dataset, samples = first_batch('sfpn')
+    assert len(dataset) == 4
+    values = {
+        value
+        for sample in samples
+        for value in sample.gt_sem_seg.data.unique().tolist()
+    }
+    assert {0, 1} <= values <= {0, 1, 2, 255}
+
+
+@pytest.mark.parametrize('name', ['sfpn_biformer', 'upernet_biformer'])
+def test_ade20k_has_no_class_zero(name, tmp_path):
+    """ADE20K's recipes leave it to the data set to say so."""
+    cfg = read_config(f'{ROOT}/configs/segmentation/{name}.py')
+    for split in ('training', 'validation'):
+        for folder, suffix in (('images', 'jpg'), ('annotations', 'png')):
+            (tmp_path / folder / split).mkdir(parents=True)
+            values = np.tile([0, 1, 150], (8, 3)).astype(np.uint8)
+            path = tmp_path / folder / split / f'a.{suffix}'
+            cv2.imwrite(str(path), values)
+    init_default_scope('mmseg')
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        settings = loader.dataset
+        settings.data_root = str(tmp_path)
+        settings.pipeline = [
+            step
+            for step in settings.pipeline
+            if step.type in ('LoadImageFromFile', 'LoadAnnotations')
+        ]
+        settings.pipeline.append(dict(type='PackSegInputs'))
+        loader.update(num_workers=0, persistent_workers=False)
+        built = CheckedRunner.build_dataloader(loader, seed=0)
+        labels = built.dataset[0]['data_samples'].gt_sem_seg.data
+        assert labels.unique().tolist() == [0, 149, 255]
+
+
+def cfg_options(name):
+    """Return the reduced settings as a command line has them."""
+    options = []
+    for key, value in {**REDUCED, **SCALES[name]}.items():
+        parts = value if isinstance(value, dict) else {None: value}
+        for part, inner in parts.items():
+            text = str(inner).replace(' ', '')
+            options.append(f'{key}.{part}={text}' if part else f'{key}={text}')
+    return ['--cfg-options', *options]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('name', 'checkpoint', 'metric'),
+    [
+        ('maskrcnn', 'epoch_1.pth', 'coco/segm_mAP'),
+        ('sfpn', 'iter_2.pth', 'mIoU'),
+    ],
+)
+def test_from_a_folder_to_predictions(
+    leaves, tmp_path, run_tool, name, checkpoint, metric
+):
+    config = config_of(name, tmp_path)
+    options = cfg_options(name)
+    work_dir = tmp_path / 'work_dirs' / config.stem
+    result = run_tool('train.py', config, *options, cwd=tmp_path)
+    assert metric in result.stdout
+    checkpoint = work_dir / checkpoint
+    result = run_tool('test.py', config, checkpoint, *options, cwd=tmp_path)
+    assert metric in result.stdout
+    images = leaves / ('val' if name == 'maskrcnn' else 'images/val')
+    run_tool('infer.py', images, config, checkpoint, *options, cwd=tmp_path)
+    index = json.loads((tmp_path / 'outputs/predictions.json').read_text())
+    names = dict(
+        maskrcnn=['oak', 'maple', 'birch'], sfpn=['background', 'leaf', 'stem']
+    )
+    assert index['classes'] == names[name]
+    assert len(index['images']) == 2

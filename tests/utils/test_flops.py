@@ -1,0 +1,152 @@
+"""Parameters and multiply-adds, against counts by hand."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmbiformer.models import BiFormer
+from mmbiformer.utils.flops import count_backbone, count_classifier_head, total
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / 'configs/detection/maskrcnn_biformer_digits.py'
+TOOL = ROOT / 'tools/analysis_tools/get_flops.py'
+
+
+@pytest.fixture
+def run_tool_here(monkeypatch, capsys):
+    """Run the tool in this process, which has imported the frameworks."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, arguments)])
+        runpy.run_path(str(TOOL), run_name='__main__')
+        return capsys.readouterr().out
+
+    return run
+
+
+def count_by_hand(arch, n_win, topks, shape):
+    """The multiply-adds of each stage, and of the norms of the outputs."""
+    depths, dims = arch['depths'], arch['dims']
+    height, width = shape
+    stages, norms = [], 0
+    for i, (depth, dim, topk) in enumerate(
+        zip(depths, dims, topks, strict=True)
+    ):
+        height, width = -(-height // 2), -(-width // 2)
+        count = 0
+        if i == 0:
+            # 27 multiply-adds for each value; 2 more in its batch norm.
+            count += height * width * dim // 2 * (27 + 2)
+            height, width = -(-height // 2), -(-width // 2)
+            count += height * width * dim * (9 * dim // 2 + 2)
+        else:
+            count += height * width * dim * (9 * dims[i - 1] + 2)
+        tokens = height * width
+        # Two layer norms of 5 for each value, and depthwise 3 x 3.
+        block = tokens * dim * (5 + 5 + 9)
+        block += tokens * dim * 3 * dim * 2
+        if topk == -2:
+            block += tokens * 3 * dim * dim + tokens * dim * dim
+            block += 2 * tokens * tokens * dim
+            block += tokens * dim * 25
+        else:
+            region = -(-height // n_win) * -(-width // n_win)
+            regions = n_win * n_win
+            padded = regions * region
+            block += padded * 3 * dim * dim + tokens * dim * dim
+            block += regions * regions * dim
+            block += padded * (topk * region) * dim * 2
+            block += padded * dim * 25
+        stages.append(count + depth * block)
+        norms += 5 * tokens * dim
+    return [*stages, norms]
+
+
+@pytest.mark.parametrize('backend', ['auto', 'sdpa', 'reference'])
+@pytest.mark.parametrize(
+    ('shape', 'n_win', 'topks'),
+    [
+        ((224, 224), 7, (1, 4, 16, -2)),
+        ((100, 132), 8, (1, 4, 16, -2)),
+        ((75, 64), 3, (2, 9, 5, 4)),
+    ],
+)
+def test_every_backend_counts_as_by_hand(shape, n_win, topks, backend):
+    arch = dict(depths=(1, 2, 1, 1), dims=(32, 64, 128, 256))
+    backbone = BiFormer(arch, n_win, topks, attn_backend=backend)
+    parts = count_backbone(backbone, shape)
+    assert [part.flops for part in parts] == count_by_hand(
+        arch, n_win, topks, shape
+    )
+    params = sum(p.numel() for p in backbone.parameters())
+    assert total(parts).params == params
+
+
+@pytest.mark.parametrize(
+    ('arch', 'params', 'flops'),
+    [('tiny', 13.1, 2.2), ('small', 25.5, 4.5), ('base', 56.8, 9.8)],
+)
+def test_classification_networks_have_the_papers_figures(arch, params, flops):
+    """Table 1 of the paper."""
+    backbone = BiFormer(arch, n_win=7)
+    *stages, _ = count_backbone(backbone, (224, 224))
+    dim = backbone.arch_zoo[arch]['dims'][-1]
+    whole = total([*stages, count_classifier_head(dim, (224, 224))])
+    assert round(whole.params / 1e6, 1) == params
+    assert round(whole.flops / 1e9, 1) == flops
+
+
+def read_tables(text):
+    """Return the rows of each printed table, by their names."""
+    tables = []
+    for line in text.splitlines():
+        if line.endswith('FLOPs (G)'):
+            tables.append({})
+        elif len(parts := re.split(' {2,}', line)) == 3:
+            tables[-1][parts[0]] = parts[1:]
+    return tables
+
+
+def test_tool_prints_both_forms(run_tool):
+    result = run_tool('analysis_tools/get_flops.py', '--arch', 'tiny')
+    classification, dense = read_tables(result.stdout)
+    assert classification['total'] == ['13.14', '2.23']
+    assert dense['total'] == ['12.63', '2.23']
+    assert classification['stage 3'] == dense['stage 3']
+
+
+def test_tool_counts_a_detector(run_tool_here):
+    text = run_tool_here(CONFIG, '--shape', 64, 90)
+    assert 'image (64, 90), padded by the model to (64, 96)' in text
+    model, backbone = read_tables(text)
+    assert list(model) == ['backbone', 'neck', 'rpn_head', 'roi_head', 'total']
+    assert model['backbone'] == backbone['total']
+
+
+def test_tool_counts_a_segmentor_without_biformer(run_tool_here):
+    (model,) = read_tables(
+        run_tool_here(
+            'mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py',
+            '--shape', 64,
+        )
+    )  # fmt: skip
+    assert list(model) == ['backbone', 'neck', 'decode_head', 'total']
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ([], 'give a config or --arch'),
+        (['missing.py'], "config='missing.py' is not a file"),
+        (['mmdet::missing.py'], "config='mmdet::missing.py'"),
+        ([CONFIG, '--shape', 1], '--shape 1'),
+        (['--arch', 'tiny', '--n-win', 0], 'n_win=0'),
+    ],
+)
+def test_tool_names_bad_input(arguments, message, run_tool_here, capsys):
+    with pytest.raises(SystemExit) as end:
+        run_tool_here(*arguments)
+    assert message in str(end.value) + capsys.readouterr().err
