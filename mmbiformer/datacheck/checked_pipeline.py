@@ -262,7 +262,8 @@ def _run(step: Callable, data: dict) -> Optional[dict]:
         image = data.get('img')
         size = '' if image is None else f', {_format(image.shape)}'
         raise ValueError(
-            f'{type(step).__name__} fails on the image{size}: {one_line(error)}'
+            f'{type(step).__name__} fails on the image{size}: '
+            f'{one_line(error)}'
         ) from error
 
 

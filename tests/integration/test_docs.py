@@ -18,6 +18,7 @@ PAGES = [
     ROOT / 'SECURITY.md',
     *sorted((ROOT / 'docs').glob('*.md')),
 ]
+TOOLS = ('tools/', 'benchmarks/')
 LAUNCHERS = {
     'dist_train.sh': 'train.py',
     'dist_test.sh': 'test.py',
@@ -76,7 +77,7 @@ def test_every_command_names_what_there_is(flags_of):
             assert words[1] in targets, (page, words)
             continue
         script = words[1] if words[0] == 'python' else words[0]
-        if not script.startswith(('tools/', 'benchmarks/')):
+        if not script.startswith(TOOLS):
             continue
         tools += 1
         assert (ROOT / script).is_file(), (page, words)
@@ -100,9 +101,7 @@ def test_the_commands_run_after_the_demo(demo_folder):
     runnable = {
         shlex.join(words): page
         for page, runs, words in COMMANDS
-        if runs
-        and words[0] == 'python'
-        and words[1].startswith(('tools/', 'benchmarks/'))
+        if runs and words[0] == 'python' and words[1].startswith(TOOLS)
     }
     for command, page in runnable.items():
         print(page, command, flush=True)

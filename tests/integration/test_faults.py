@@ -155,8 +155,8 @@ LAST = dict(detection='epoch_3.pth', segmentation='iter_14.pth')
 @pytest.fixture(scope='module')
 def tool_server(tmp_path_factory):
     server = ToolServer(tmp_path_factory.mktemp('server'))
-    yield tool_server
-    tool_server.close()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope='module')

@@ -33,7 +33,8 @@ def parse_args() -> argparse.Namespace:
         type=Path,
         default='curves.png',
         metavar='FILE',
-        help=f'picture to write, {", ".join(PICTURE_SUFFIXES)} (default: %(default)s)',
+        help=f'picture to write, {", ".join(PICTURE_SUFFIXES)} '
+        '(default: %(default)s)',
     )
     args = parser.parse_args()
     if args.legend and len(args.legend) != len(args.logs):

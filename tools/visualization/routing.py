@@ -84,8 +84,8 @@ def parse_args() -> argparse.Namespace:
         '--out',
         type=Path,
         metavar='FILE',
-        help=f'picture to write, {", ".join(PICTURE_SUFFIXES)}; without it and '
-        '--html: routing.png',
+        help=f'picture to write, {", ".join(PICTURE_SUFFIXES)}; without it '
+        'and --html: routing.png',
     )
     parser.add_argument(
         '--html',

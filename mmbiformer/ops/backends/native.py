@@ -1,4 +1,4 @@
-"""Routed attention on CPUs by the compiled code of ``csrc/routed_attention.cpp``.
+"""Routed attention on CPUs by the code of ``csrc/routed_attention.cpp``.
 
 It reads regions where they lie in the map and gathers nothing. Torch sees it
 as an operator of its own, so that ``torch.compile`` and ``torch.export`` take
@@ -95,7 +95,7 @@ def _call(
     scale: float,
     *others: Tensor,
 ) -> None:
-    """Call a function of the library, see the end of ``csrc/routed_attention.cpp``."""
+    """Call a function of the library (the end of the C++ file)."""
     # The library reads where it is told to.
     if routing.numel() and (
         routing.min() < 0 or routing.max() >= routing.shape[1]
