@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Optional, Sequence, Union
 
+from .errors import ConfigError, MissingFileError, OutputError
+
 
 def is_local(path: object) -> bool:
     """Tell whether a path is on this machine, and not a URL or a bucket.
@@ -68,25 +70,24 @@ def check_output(
             Default: None, which allows any.
 
     Raises:
-        FileExistsError: If it exists and may not, or is a folder.
-        NotADirectoryError: If its folder does not exist.
-        PermissionError: If its folder is read-only.
-        ValueError: If it has another suffix.
+        ConfigError: If it has another suffix.
+        OutputError: If it exists and may not, is a folder, or its folder
+            does not exist or is read-only.
     """
     value = f'{argument}={str(path)!r}'
     if suffixes is not None and path.suffix.lower() not in suffixes:
-        raise ValueError(
+        raise ConfigError(
             f'{argument} must end in {" or ".join(suffixes)}, got {value}'
         )
     if path.is_dir():
-        raise FileExistsError(f'{value} is a folder; name a file')
+        raise OutputError(f'{value} is a folder; name a file')
     if path.exists() and not force:
         hint = '' if force is None else ', or overwrite it by --force'
-        raise FileExistsError(
+        raise OutputError(
             f'{value} exists already; name another file{hint}'
         )
     if not path.parent.is_dir():
-        raise NotADirectoryError(
+        raise OutputError(
             f'{value}: {str(path.parent.resolve())!r} is not a folder'
         )
     check_writable(path.parent, argument)
@@ -100,19 +101,19 @@ def check_writable(folder: Path, argument: str) -> None:
         argument (str): The argument that names it, for messages.
 
     Raises:
-        NotADirectoryError: If it, or what it would be created in, is a file.
-        PermissionError: If it is read-only.
+        OutputError: If it, or what it would be created in, is a file or
+            read-only.
     """
     existing = folder.resolve()
     while not existing.exists():
         existing = existing.parent
     if not existing.is_dir():
-        raise NotADirectoryError(
+        raise OutputError(
             f'{argument}={str(folder)!r} cannot be created: {existing} is '
             'not a folder'
         )
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(
+        raise OutputError(
             f'{argument}={str(folder)!r} cannot be written to: {existing} is '
             'read-only'
         )
@@ -127,11 +128,11 @@ def check_checkpoint(path: str, argument: str = 'checkpoint') -> None:
             ``'checkpoint'``.
 
     Raises:
-        FileNotFoundError: If it is a path, and not a file.
+        MissingFileError: If it is a path, and not a file.
     """
     full = Path(path).expanduser().absolute()
     if is_local(path) and not full.is_file():
         kind = 'a folder, not a file' if full.is_dir() else 'not a file'
-        raise FileNotFoundError(
+        raise MissingFileError(
             f'{argument}={path!r} is {kind} (looked for {full})'
         )
