@@ -1,13 +1,16 @@
-// Routed attention on the CPU: one pass over the map, nothing gathered.
+// Routed attention on CPUs, forward and backward, without gathering keys or
+// values: the routed tokens are read from the maps through a table of their
+// indices.
 //
-// A task is one head of one region. Its keys and values are read where they
-// lie in the map, through a table of the routed tokens, block by block with
-// the online softmax of FlashAttention (arXiv 2205.14135, Algorithm 1). The
-// tile with the products is kept as keys x queries: queries lie side by side
-// in the vectors, so that neither the products nor the softmax needs a
-// transposition or a sum across a vector.
+// One head of one region is processed in blocks of queries and tiles of keys,
+// with the online softmax of FlashAttention (arXiv 2205.14135, Algorithm 1).
+// The scores of a block and a tile are stored as keys x queries. Queries then
+// lie side by side in the vector registers, so that neither the products nor
+// the softmax need a transposition or a sum within a register.
 //
-// Plain C++ with the vectors of GCC and Clang; no header of torch or Python.
+// Plain C++17 with the vector extensions of GCC and Clang; needs no header of
+// torch or Python. Nothing here throws: all memory is allocated before threads
+// start, and a failure is returned to the caller.
 
 #include <algorithm>
 #include <cmath>
@@ -15,16 +18,48 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <new>
 #include <type_traits>
 
-#define ALWAYS __attribute__((always_inline))
-#define INLINE inline ALWAYS
+#define ALWAYS_INLINE __attribute__((always_inline))
+#define INLINE inline ALWAYS_INLINE
+
+// The arguments of a call; `_Arguments` in native.py has the same fields in
+// the same order. Maps have shape (images, height, width, heads * head_dim).
+// From one token of a map to the next there are always as many elements: the
+// strides of queries, keys and values, and `heads * head_dim` in all other
+// maps.
+template <class T>
+struct Arguments {
+  int64_t images, height, width, heads, head_dim, n_win, topk;
+  int64_t q_stride, k_stride, v_stride;
+  int64_t threads;
+  double scale;
+  const T *q, *k, *v;
+  const int64_t* routing;  // (images, n_win * n_win, topk)
+  // Written by the forward pass and read by the backward pass.
+  T* out;
+  // (images, height, width, heads, 2): the maximum of a query's scores, and
+  // the sum of the exponentials of its scores less the maximum.
+  T* softmax_stats;
+  // Of the backward pass only; grad_k and grad_v are zero at first.
+  const T* grad_out;
+  T *grad_q, *grad_k, *grad_v;
+
+  INLINE int64_t dim() const { return heads * head_dim; }
+  INLINE int64_t regions() const { return n_win * n_win; }
+  INLINE int64_t region_height() const { return height / n_win; }
+  INLINE int64_t region_width() const { return width / n_win; }
+  INLINE int64_t region_tokens() const {
+    return region_height() * region_width();
+  }
+  INLINE int64_t routed_tokens() const { return topk * region_tokens(); }
+};
 
 namespace {
 
-constexpr int64_t kQueries = 64;   // of a tile
-constexpr int64_t kKeys = 64;     // of a tile
+constexpr int64_t kBlockQueries = 64;
+constexpr int64_t kTileKeys = 64;
+constexpr int64_t kCacheLineBytes = 64;
 #if defined(__AVX512F__)
 constexpr int64_t kVectorBytes = 64;
 #elif defined(__AVX__)
@@ -32,6 +67,13 @@ constexpr int64_t kVectorBytes = 32;
 #else
 constexpr int64_t kVectorBytes = 16;
 #endif
+
+INLINE int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// ---------------------------------------------------------------------------
+// Vectors
 
 template <class T>
 struct VectorOf {
@@ -42,35 +84,6 @@ using Vector = typename VectorOf<T>::type;
 
 template <class T>
 constexpr int64_t kLanes = kVectorBytes / sizeof(T);
-
-// What Python passes; the same order in native.py.
-struct Shape {
-  int64_t n, height, width, heads, head_dim, n_win, topk;
-  // From one token of the map to the next, in elements.
-  int64_t q_stride, k_stride, v_stride;
-
-  INLINE int64_t dim() const { return heads * head_dim; }
-  INLINE int64_t regions() const { return n_win * n_win; }
-  INLINE int64_t tokens() const { return height / n_win * (width / n_win); }
-};
-
-// The tokens of a region, by their index in the map, row by row.
-INLINE int64_t* list_region(const Shape& s, int64_t n, int64_t r,
-                            int64_t* tokens) {
-  const int64_t height = s.height / s.n_win, width = s.width / s.n_win;
-  int64_t row = (n * s.height + r / s.n_win * height) * s.width +
-                r % s.n_win * width;
-  for (int64_t y = 0; y < height; ++y, row += s.width)
-    for (int64_t x = 0; x < width; ++x) *tokens++ = row + x;
-  return tokens;
-}
-
-// The tokens of all regions that a region, nr of all images, is routed to.
-INLINE void list_routed(const Shape& s, const int64_t* routing, int64_t nr,
-                        int64_t* tokens) {
-  for (int64_t j = 0; j < s.topk; ++j)
-    tokens = list_region(s, nr / s.regions(), routing[nr * s.topk + j], tokens);
-}
 
 template <class T>
 INLINE Vector<T> load(const T* p) {
@@ -89,15 +102,19 @@ INLINE V maximum(V a, V b) {
   return a > b ? a : b;
 }
 
-// exp of what is never above zero.
-INLINE Vector<float> exponential(Vector<float> x) {
+// exp(x) for x <= 0, which is all that a softmax needs. Below -87 it is
+// exp(-87), about 1e-38, instead of a denormal number or zero.
+INLINE Vector<float> exp_nonpositive(Vector<float> x) {
   typedef int32_t Ints __attribute__((vector_size(kVectorBytes)));
   const Vector<float> lowest = Vector<float>{} - 87.0f;
   x = x < lowest ? lowest : x;
-  // 2^n e^r with |r| <= log(2) / 2; adding 1.5 * 2^23 rounds.
+  // x = n log(2) + r with |r| <= log(2) / 2, and exp(x) = 2^n exp(r). Adding
+  // 1.5 * 2^23 rounds to a whole number and leaves it in the lowest bits.
   Vector<float> shifted = x * 1.44269504f + 12582912.0f;
   Vector<float> n = shifted - 12582912.0f;
+  // log(2) as a sum of two floats.
   Vector<float> r = x - n * 0.693145752f - n * 1.42860677e-6f;
+  // The Taylor polynomial of exp, of degree 7.
   Vector<float> p = r * 1.98412698e-4f + 1.38888889e-3f;
   p = p * r + 8.33333333e-3f;
   p = p * r + 4.16666667e-2f;
@@ -105,6 +122,7 @@ INLINE Vector<float> exponential(Vector<float> x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
+  // 2^n as a float: n added to the exponent of 1.
   Ints power;
   std::memcpy(&power, &shifted, sizeof power);
   power = (power << 23) + 0x3f800000;
@@ -113,300 +131,486 @@ INLINE Vector<float> exponential(Vector<float> x) {
   return p * scale;
 }
 
-INLINE Vector<double> exponential(Vector<double> x) {
+INLINE Vector<double> exp_nonpositive(Vector<double> x) {
   for (int64_t i = 0; i < kLanes<double>; ++i) x[i] = std::exp(x[i]);
   return x;
 }
 
-// c(i)[0 : kCols vectors] (+)= sum over k of a(i, k) * b(k)[same]
-template <class T, int kRows, int kCols, class A, class B, class C>
-INLINE void tile(int64_t depth, A a, B b, C c, bool add) {
-  Vector<T> sum[kRows][kCols] = {};
+// ---------------------------------------------------------------------------
+// Matrix products
+//
+// In all three functions, left(i, k) is a number of the left matrix, right(k)
+// points to a row of the right matrix and out(i) to a row of the product. With
+// `add`, the product is added to what is there.
+
+// kRows rows and kVectors vectors of columns, kept in registers.
+template <class T, int kRows, int kVectors, class Left, class Right, class Out>
+INLINE void multiply_tile(int64_t depth, Left left, Right right, Out out,
+                          bool add) {
+  Vector<T> sum[kRows][kVectors] = {};
   for (int64_t k = 0; k < depth; ++k) {
-    const T* row = b(k);
-    Vector<T> right[kCols];
-    for (int j = 0; j < kCols; ++j) right[j] = load(row + j * kLanes<T>);
+    const T* row = right(k);
+    Vector<T> columns[kVectors];
+    for (int j = 0; j < kVectors; ++j) columns[j] = load(row + j * kLanes<T>);
     for (int i = 0; i < kRows; ++i) {
-      T left = a(i, k);
-      for (int j = 0; j < kCols; ++j) sum[i][j] += left * right[j];
+      T factor = left(i, k);
+      for (int j = 0; j < kVectors; ++j) sum[i][j] += factor * columns[j];
     }
   }
   for (int i = 0; i < kRows; ++i) {
-    T* out = c(i);
-    for (int j = 0; j < kCols; ++j) {
-      T* p = out + j * kLanes<T>;
+    T* row = out(i);
+    for (int j = 0; j < kVectors; ++j) {
+      T* p = row + j * kLanes<T>;
       store(p, add ? load(p) + sum[i][j] : sum[i][j]);
     }
   }
 }
 
-template <class T, int kCols, class A, class B, class C>
-INLINE void panel(int64_t rows, int64_t depth, A a, B b, C c, bool add) {
+// All rows of kVectors vectors of columns.
+template <class T, int kVectors, class Left, class Right, class Out>
+INLINE void multiply_panel(int64_t rows, int64_t depth, Left left, Right right,
+                           Out out, bool add) {
   int64_t i = 0;
-  auto next = [&](auto count) ALWAYS {
-    tile<T, count, kCols>(
-        depth, [&](int row, int64_t k) ALWAYS { return a(i + row, k); }, b,
-        [&](int row) ALWAYS { return c(i + row); }, add);
+  auto next = [&](auto count) ALWAYS_INLINE {
+    multiply_tile<T, count, kVectors>(
+        depth,
+        [&](int row, int64_t k) ALWAYS_INLINE { return left(i + row, k); },
+        right, [&](int row) ALWAYS_INLINE { return out(i + row); }, add);
     i += count;
   };
   // Enough sums to hide the latency of an addition, few enough for registers.
-  constexpr int kRows = kCols == 1 ? 8 : 4;
+  constexpr int kRows = kVectors == 1 ? 8 : 4;
   while (i + kRows <= rows) next(std::integral_constant<int, kRows>());
   while (i < rows) next(std::integral_constant<int, 1>());
 }
 
-// c (rows x columns) (+)= a (rows x depth) b (depth x columns); columns are a
-// multiple of the lanes. a(i, k) is a number, b(k) and c(i) are rows.
-template <class T, class A, class B, class C>
-INLINE void multiply(int64_t rows, int64_t columns, int64_t depth, A a, B b,
-                     C c, bool add) {
+// The whole product, rows x columns with `depth` products in each sum; columns
+// are a multiple of the lanes.
+template <class T, class Left, class Right, class Out>
+INLINE void multiply(int64_t rows, int64_t columns, int64_t depth, Left left,
+                     Right right, Out out, bool add) {
   int64_t j = 0;
-  auto right = [&](int64_t k) ALWAYS { return b(k) + j; };
-  auto out = [&](int64_t i) ALWAYS { return c(i) + j; };
+  auto right_part = [&](int64_t k) ALWAYS_INLINE { return right(k) + j; };
+  auto out_part = [&](int64_t i) ALWAYS_INLINE { return out(i) + j; };
   for (; j + 2 * kLanes<T> <= columns; j += 2 * kLanes<T>)
-    panel<T, 2>(rows, depth, a, right, out, add);
+    multiply_panel<T, 2>(rows, depth, left, right_part, out_part, add);
   for (; j < columns; j += kLanes<T>)
-    panel<T, 1>(rows, depth, a, right, out, add);
+    multiply_panel<T, 1>(rows, depth, left, right_part, out_part, add);
 }
 
-// Memory of one thread.
-template <class T>
-class Buffer {
+// ---------------------------------------------------------------------------
+// Memory
+
+// Hands out parts of a block of memory, each from the start of a cache line.
+// Without a block it only counts the bytes, so that a class that takes its
+// memory in its constructor tells how much it needs in the same lines.
+class Arena {
  public:
-  explicit Buffer(int64_t size)
-      : data_(static_cast<T*>(std::aligned_alloc(
-            64, (size * sizeof(T) + 63) / 64 * 64))) {
-    if (!data_) throw std::bad_alloc();
+  explicit Arena(char* block) : block_(block) {}
+
+  template <class T>
+  T* take(int64_t count) {
+    char* part = block_ ? block_ + bytes_ : nullptr;
+    bytes_ += round_up(count * sizeof(T), kCacheLineBytes);
+    return reinterpret_cast<T*>(part);
   }
-  Buffer(const Buffer&) = delete;
-  ~Buffer() { std::free(data_); }
-  operator T*() const { return data_; }
+
+  int64_t bytes() const { return bytes_; }
 
  private:
-  T* data_;
+  char* block_;
+  int64_t bytes_ = 0;
 };
 
-// Tokens side by side: out[d][t] = scale * x[t][d]. Lanes behind the last
-// token repeat it.
+// ---------------------------------------------------------------------------
+// Tokens
+
+// The channels of one head in a map; head[t] points to those of token t.
 template <class T>
-INLINE void load_columns(const int64_t* tokens, int64_t count, int64_t lanes,
-                         int64_t head_dim, const T* x, int64_t stride, T scale,
-                         T* out) {
-  for (int64_t t = 0; t < lanes; ++t) {
-    const T* row = x + tokens[std::min(t, count - 1)] * stride;
-    for (int64_t d = 0; d < head_dim; ++d) out[d * lanes + t] = scale * row[d];
+struct HeadMap {
+  T* data;
+  int64_t stride;
+
+  INLINE T* operator[](int64_t token) const { return data + token * stride; }
+};
+
+// Queries of one region that are processed together, by their tokens' indices
+// in the map. `lanes` is `count` rounded up to whole vectors.
+struct QueryBlock {
+  const int64_t* tokens;
+  int64_t count, lanes;
+};
+
+// Keys, with their values, that are processed together.
+struct KeyTile {
+  const int64_t* tokens;
+  int64_t count;
+  bool is_first;  // of the keys that a block of queries attends to
+};
+
+// Writes the indices in the map of a region's tokens, row by row. Returns the
+// end of what it wrote.
+template <class T>
+INLINE int64_t* list_region_tokens(const Arguments<T>& args, int64_t image,
+                                   int64_t region, int64_t* tokens) {
+  const int64_t height = args.region_height(), width = args.region_width();
+  const int64_t top = image * args.height + region / args.n_win * height;
+  int64_t first = top * args.width + region % args.n_win * width;
+  for (int64_t y = 0; y < height; ++y, first += args.width)
+    for (int64_t x = 0; x < width; ++x) *tokens++ = first + x;
+  return tokens;
+}
+
+// The tokens of one region, and those that it attends to.
+template <class T>
+struct RegionTokens {
+  int64_t *own, *routed;
+  int64_t own_count, routed_count;
+
+  RegionTokens(const Arguments<T>& args, Arena& arena)
+      : own(arena.take<int64_t>(args.region_tokens())),
+        routed(arena.take<int64_t>(args.routed_tokens())),
+        own_count(args.region_tokens()),
+        routed_count(args.routed_tokens()) {}
+
+  INLINE void list(const Arguments<T>& args, int64_t image, int64_t region) {
+    list_region_tokens(args, image, region, own);
+    const int64_t* chosen =
+        args.routing + (image * args.regions() + region) * args.topk;
+    int64_t* end = routed;
+    for (int64_t j = 0; j < args.topk; ++j)
+      end = list_region_tokens(args, image, chosen[j], end);
+  }
+
+  // Calls function(block) for all blocks of the region's queries.
+  template <class Function>
+  INLINE void for_each_query_block(Function function) const {
+    for (int64_t first = 0; first < own_count; first += kBlockQueries) {
+      const int64_t count = std::min(kBlockQueries, own_count - first);
+      function(QueryBlock{own + first, count, round_up(count, kLanes<T>)});
+    }
+  }
+
+  // Calls function(tile) for all tiles of the routed keys.
+  template <class Function>
+  INLINE void for_each_key_tile(Function function) const {
+    for (int64_t first = 0; first < routed_count; first += kTileKeys)
+      function(KeyTile{routed + first,
+                       std::min(kTileKeys, routed_count - first), first == 0});
+  }
+};
+
+// ---------------------------------------------------------------------------
+// What both passes compute from a block of queries and a tile of keys
+
+// Stores queries side by side: columns[d][t] = scale * map[query t][d]. Lanes
+// after the last query repeat it.
+template <class T>
+INLINE void load_columns(QueryBlock queries, int64_t head_dim,
+                         HeadMap<const T> map, T scale, T* __restrict columns) {
+  for (int64_t t = 0; t < queries.lanes; ++t) {
+    const T* __restrict row =
+        map[queries.tokens[std::min(t, queries.count - 1)]];
+    for (int64_t d = 0; d < head_dim; ++d)
+      columns[d * queries.lanes + t] = scale * row[d];
   }
 }
 
-// tile[i][t]: token i times column t.
+// products[i][t] = the product of map[key i] and column t.
 template <class T>
-INLINE void multiply_rows(const int64_t* tokens, int64_t count, int64_t lanes,
-                          int64_t head_dim, const T* x, int64_t stride,
-                          const T* columns, T* tile) {
+INLINE void multiply_keys(QueryBlock queries, KeyTile keys, int64_t head_dim,
+                          HeadMap<const T> map, const T* columns, T* products) {
   multiply<T>(
-      count, lanes, head_dim,
-      [&](int64_t i, int64_t d) ALWAYS { return x[tokens[i] * stride + d]; },
-      [&](int64_t d) ALWAYS { return columns + d * lanes; },
-      [&](int64_t i) ALWAYS { return tile + i * lanes; }, false);
+      keys.count, queries.lanes, head_dim,
+      [&](int64_t i, int64_t d)
+          ALWAYS_INLINE { return map[keys.tokens[i]][d]; },
+      [&](int64_t d) ALWAYS_INLINE { return columns + d * queries.lanes; },
+      [&](int64_t i) ALWAYS_INLINE { return products + i * queries.lanes; },
+      false);
 }
 
-// Whole vectors for a number of queries.
-template <class T>
-INLINE int64_t lanes_for(int64_t queries) {
-  return (queries + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+// out(t) = sum over keys i of weights[i][t] * map[key i], added to what the
+// tiles before gave.
+template <class T, class Out>
+INLINE void accumulate_queries(QueryBlock queries, KeyTile keys,
+                               int64_t head_dim, const T* weights,
+                               HeadMap<const T> map, Out out) {
+  multiply<T>(
+      queries.count, head_dim, keys.count,
+      [&](int64_t t, int64_t i)
+          ALWAYS_INLINE { return weights[i * queries.lanes + t]; },
+      [&](int64_t i) ALWAYS_INLINE { return map[keys.tokens[i]]; }, out,
+      !keys.is_first);
 }
 
-// One step of the online softmax: products become exponentials; what was
-// summed before is to be multiplied by shrink.
+// out[key i] += sum over queries t of weights[i][t] * map[query t].
 template <class T>
-INLINE void exponentiate(int64_t count, int64_t lanes, T* tile, T* high,
-                         T* total, T* shrink) {
-  for (int64_t t = 0; t < lanes; t += kLanes<T>) {
-    const Vector<T> before = load(high + t);
-    Vector<T> top = before, sum = {};
-    for (int64_t i = 0; i < count; ++i)
-      top = maximum(top, load(tile + i * lanes + t));
-    for (int64_t i = 0; i < count; ++i) {
-      T* p = tile + i * lanes + t;
-      const Vector<T> weight = exponential(load(p) - top);
-      store(p, weight);
-      sum += weight;
-    }
-    const Vector<T> factor = exponential(before - top);
-    store(shrink + t, factor);
-    store(total + t, load(total + t) * factor + sum);
-    store(high + t, top);
+INLINE void accumulate_keys(QueryBlock queries, KeyTile keys, int64_t head_dim,
+                            const T* weights, HeadMap<const T> map,
+                            HeadMap<T> out) {
+  multiply<T>(
+      keys.count, head_dim, queries.count,
+      [&](int64_t i, int64_t t)
+          ALWAYS_INLINE { return weights[i * queries.lanes + t]; },
+      [&](int64_t t) ALWAYS_INLINE { return map[queries.tokens[t]]; },
+      [&](int64_t i) ALWAYS_INLINE { return out[keys.tokens[i]]; }, true);
+}
+
+// ---------------------------------------------------------------------------
+// Forward
+
+// One thread of the forward pass. A task is one head of one region.
+template <class T>
+class ForwardThread {
+ public:
+  static int64_t count_tasks(const Arguments<T>& args) {
+    return args.images * args.regions() * args.heads;
   }
-}
 
-// Tasks are heads of regions, the heads of one region in a row.
-template <class T>
-void forward(const Shape& s, const T* q, const T* k, const T* v,
-             const int64_t* routing, T scale, T* out, T* softmax, int64_t begin,
-             int64_t end) {
-  const int64_t D = s.head_dim, keys = s.topk * s.tokens();
-  Buffer<int64_t> own(s.tokens()), routed(keys);
-  Buffer<T> columns(D * kQueries), tile(kKeys * kQueries), sums(kQueries * D);
-  Buffer<T> high(kQueries), total(kQueries), shrink(kQueries);
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t nr = task / s.heads, channel = task % s.heads * D;
-    if (task == begin || channel == 0) {
-      list_region(s, nr / s.regions(), nr % s.regions(), own);
-      list_routed(s, routing, nr, routed);
-    }
-    for (int64_t first = 0; first < s.tokens(); first += kQueries) {
-      const int64_t* mine = own + first;
-      const int64_t queries = std::min(kQueries, s.tokens() - first);
-      const int64_t lanes = lanes_for<T>(queries);
-      load_columns<T>(mine, queries, lanes, D, q + channel, s.q_stride, scale,
-                      columns);
-      std::fill_n(static_cast<T*>(high), kQueries,
-                  -std::numeric_limits<T>::infinity());
-      std::fill_n(static_cast<T*>(total), kQueries, T(0));
-      for (int64_t from = 0; from < keys; from += kKeys) {
-        const int64_t count = std::min(kKeys, keys - from);
-        const int64_t* tokens = routed + from;
-        multiply_rows<T>(tokens, count, lanes, D, k + channel,
-                         s.k_stride, columns, tile);
-        exponentiate<T>(count, lanes, tile, high, total, shrink);
-        if (from)
-          for (int64_t t = 0; t < queries; ++t)
-            for (int64_t d = 0; d < D; ++d) sums[t * D + d] *= shrink[t];
-        multiply<T>(
-            queries, D, count,
-            [&](int64_t t, int64_t i) ALWAYS { return tile[i * lanes + t]; },
-            [&](int64_t i) ALWAYS {
-              return v + tokens[i] * s.v_stride + channel;
-            },
-            [&](int64_t t) ALWAYS { return sums + t * D; }, from > 0);
-      }
-      for (int64_t t = 0; t < queries; ++t) {
-        T* row = out + mine[t] * s.dim() + channel;
-        for (int64_t d = 0; d < D; ++d) row[d] = sums[t * D + d] / total[t];
-        T* kept = softmax + (mine[t] * s.heads + channel / D) * 2;
-        kept[0] = high[t];
-        kept[1] = total[t];
-      }
+  ForwardThread(const Arguments<T>& args, Arena& arena)
+      : args_(args),
+        head_dim_(args.head_dim),
+        tokens_(args, arena),
+        q_columns_(arena.take<T>(head_dim_ * kBlockQueries)),
+        scores_(arena.take<T>(kTileKeys * kBlockQueries)),
+        sums_(arena.take<T>(kBlockQueries * head_dim_)),
+        row_max_(arena.take<T>(kBlockQueries)),
+        row_sum_(arena.take<T>(kBlockQueries)),
+        rescale_(arena.take<T>(kBlockQueries)) {}
+
+  void run(int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t region = task / args_.heads, head = task % args_.heads;
+      // All heads of a region have the same tokens.
+      if (task == begin || head == 0)
+        tokens_.list(args_, region / args_.regions(), region % args_.regions());
+      tokens_.for_each_query_block(
+          [&](QueryBlock queries) ALWAYS_INLINE { attend(queries, head); });
     }
   }
-}
 
-// Tasks are heads of images: what two regions add to the gradient of a third
-// is added by one thread, in one order.
+ private:
+  INLINE void attend(QueryBlock queries, int64_t head) {
+    const int64_t channel = head * head_dim_;
+    const HeadMap<const T> q{args_.q + channel, args_.q_stride};
+    const HeadMap<const T> k{args_.k + channel, args_.k_stride};
+    const HeadMap<const T> v{args_.v + channel, args_.v_stride};
+    load_columns<T>(queries, head_dim_, q, args_.scale, q_columns_);
+    std::fill_n(row_max_, kBlockQueries, -std::numeric_limits<T>::infinity());
+    std::fill_n(row_sum_, kBlockQueries, T(0));
+    tokens_.for_each_key_tile([&](KeyTile keys) ALWAYS_INLINE {
+      multiply_keys<T>(queries, keys, head_dim_, k, q_columns_, scores_);
+      update_softmax(queries, keys);
+      if (!keys.is_first) rescale_sums(queries);
+      accumulate_queries<T>(
+          queries, keys, head_dim_, scores_, v,
+          [&](int64_t t) ALWAYS_INLINE { return sums_ + t * head_dim_; });
+    });
+    write(queries, head);
+  }
+
+  // One step of the online softmax: scores become their exponentials, less
+  // the maximum so far. What was summed with the maximum before is to be
+  // multiplied by rescale_.
+  INLINE void update_softmax(QueryBlock queries, KeyTile keys) {
+    T* const scores = scores_;
+    for (int64_t t = 0; t < queries.lanes; t += kLanes<T>) {
+      const Vector<T> max_before = load(row_max_ + t);
+      Vector<T> max = max_before, sum = {};
+      for (int64_t i = 0; i < keys.count; ++i)
+        max = maximum(max, load(scores + i * queries.lanes + t));
+      for (int64_t i = 0; i < keys.count; ++i) {
+        T* p = scores + i * queries.lanes + t;
+        const Vector<T> weight = exp_nonpositive(load(p) - max);
+        store(p, weight);
+        sum += weight;
+      }
+      const Vector<T> rescale = exp_nonpositive(max_before - max);
+      store(rescale_ + t, rescale);
+      store(row_sum_ + t, load(row_sum_ + t) * rescale + sum);
+      store(row_max_ + t, max);
+    }
+  }
+
+  INLINE void rescale_sums(QueryBlock queries) {
+    for (int64_t t = 0; t < queries.count; ++t) {
+      const T rescale = rescale_[t];
+      T* sums = sums_ + t * head_dim_;
+      for (int64_t d = 0; d < head_dim_; ++d) sums[d] *= rescale;
+    }
+  }
+
+  INLINE void write(QueryBlock queries, int64_t head) {
+    const HeadMap<T> out{args_.out + head * head_dim_, args_.dim()};
+    for (int64_t t = 0; t < queries.count; ++t) {
+      const int64_t token = queries.tokens[t];
+      const T row_sum = row_sum_[t];
+      const T* __restrict sums = sums_ + t * head_dim_;
+      T* __restrict row = out[token];
+      for (int64_t d = 0; d < head_dim_; ++d) row[d] = sums[d] / row_sum;
+      T* stats = args_.softmax_stats + (token * args_.heads + head) * 2;
+      stats[0] = row_max_[t];
+      stats[1] = row_sum;
+    }
+  }
+
+  const Arguments<T>& args_;
+  const int64_t head_dim_;
+  RegionTokens<T> tokens_;
+  T *const q_columns_, *const scores_, *const sums_;
+  T *const row_max_, *const row_sum_, *const rescale_;
+};
+
+// ---------------------------------------------------------------------------
+// Backward
+
+// One thread of the backward pass. A task is one head of one image, so that
+// what several regions add to the gradient of the same key is added by one
+// thread, in one order.
 template <class T>
-void backward(const Shape& s, const T* q, const T* k, const T* v,
-              const int64_t* routing, T scale, const T* out, const T* softmax,
-              const T* grad, T* grad_q, T* grad_k, T* grad_v, int64_t begin,
-              int64_t end) {
-  const int64_t D = s.head_dim, C = s.dim(), keys = s.topk * s.tokens();
-  Buffer<int64_t> own(s.tokens()), routed(keys);
-  Buffer<T> columns(D * kQueries), grad_columns(D * kQueries);
-  Buffer<T> weights(kKeys * kQueries), grad_products(kKeys * kQueries);
-  Buffer<T> high(kQueries), share(kQueries), delta(kQueries);
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t n = task / s.heads, channel = task % s.heads * D;
-    for (int64_t nr = n * s.regions(); nr < (n + 1) * s.regions(); ++nr) {
-      list_region(s, n, nr % s.regions(), own);
-      list_routed(s, routing, nr, routed);
-      for (int64_t first = 0; first < s.tokens(); first += kQueries) {
-        const int64_t* mine = own + first;
-        const int64_t queries = std::min(kQueries, s.tokens() - first);
-        const int64_t lanes = lanes_for<T>(queries);
-        load_columns<T>(mine, queries, lanes, D, q + channel, s.q_stride,
-                        scale, columns);
-        load_columns<T>(mine, queries, lanes, D, grad + channel, C, T(1),
-                        grad_columns);
-        for (int64_t t = 0; t < lanes; ++t) {
-          const int64_t token = mine[std::min(t, queries - 1)];
-          const T* kept = softmax + (token * s.heads + channel / D) * 2;
-          high[t] = kept[0];
-          share[t] = 1 / kept[1];
-          delta[t] = 0;
-          for (int64_t d = channel; d < channel + D; ++d)
-            delta[t] += grad[token * C + d] * out[token * C + d];
-        }
-        for (int64_t from = 0; from < keys; from += kKeys) {
-          const int64_t count = std::min(kKeys, keys - from);
-          const int64_t* tokens = routed + from;
-          multiply_rows<T>(tokens, count, lanes, D, k + channel,
-                           s.k_stride, columns, weights);
-          multiply_rows<T>(tokens, count, lanes, D, v + channel,
-                           s.v_stride, grad_columns, grad_products);
-          for (int64_t i = 0; i < count; ++i)
-            for (int64_t t = 0; t < lanes; t += kLanes<T>) {
-              T* p = weights + i * lanes + t;
-              T* g = grad_products + i * lanes + t;
-              const Vector<T> weight =
-                  exponential(load(p) - load(high + t)) * load(share + t);
-              store(p, weight);
-              store(g, scale * weight * (load(g) - load(delta + t)));
-            }
-          multiply<T>(
-              count, D, queries,
-              [&](int64_t i, int64_t t) ALWAYS {
-                return weights[i * lanes + t];
-              },
-              [&](int64_t t) ALWAYS { return grad + mine[t] * C + channel; },
-              [&](int64_t i) ALWAYS { return grad_v + tokens[i] * C + channel; },
-              true);
-          multiply<T>(
-              count, D, queries,
-              [&](int64_t i, int64_t t) ALWAYS {
-                return grad_products[i * lanes + t];
-              },
-              [&](int64_t t) ALWAYS {
-                return q + mine[t] * s.q_stride + channel;
-              },
-              [&](int64_t i) ALWAYS { return grad_k + tokens[i] * C + channel; },
-              true);
-          multiply<T>(
-              queries, D, count,
-              [&](int64_t t, int64_t i) ALWAYS {
-                return grad_products[i * lanes + t];
-              },
-              [&](int64_t i) ALWAYS {
-                return k + tokens[i] * s.k_stride + channel;
-              },
-              [&](int64_t t) ALWAYS { return grad_q + mine[t] * C + channel; },
-              from > 0);
-        }
+class BackwardThread {
+ public:
+  static int64_t count_tasks(const Arguments<T>& args) {
+    return args.images * args.heads;
+  }
+
+  BackwardThread(const Arguments<T>& args, Arena& arena)
+      : args_(args),
+        head_dim_(args.head_dim),
+        tokens_(args, arena),
+        q_columns_(arena.take<T>(head_dim_ * kBlockQueries)),
+        grad_columns_(arena.take<T>(head_dim_ * kBlockQueries)),
+        weights_(arena.take<T>(kTileKeys * kBlockQueries)),
+        grad_scores_(arena.take<T>(kTileKeys * kBlockQueries)),
+        row_max_(arena.take<T>(kBlockQueries)),
+        inverse_sum_(arena.take<T>(kBlockQueries)),
+        delta_(arena.take<T>(kBlockQueries)) {}
+
+  void run(int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t image = task / args_.heads, head = task % args_.heads;
+      for (int64_t region = 0; region < args_.regions(); ++region) {
+        tokens_.list(args_, image, region);
+        tokens_.for_each_query_block([&](QueryBlock queries) ALWAYS_INLINE {
+          differentiate(queries, head);
+        });
       }
     }
   }
-}
 
-// Cut the tasks into one even share for each thread.
-template <class Work>
-void split(int64_t tasks, int threads, Work work) {
+ private:
+  INLINE void differentiate(QueryBlock queries, int64_t head) {
+    const int64_t channel = head * head_dim_, dim = args_.dim();
+    const HeadMap<const T> q{args_.q + channel, args_.q_stride};
+    const HeadMap<const T> k{args_.k + channel, args_.k_stride};
+    const HeadMap<const T> v{args_.v + channel, args_.v_stride};
+    const HeadMap<const T> grad_out{args_.grad_out + channel, dim};
+    const HeadMap<T> grad_q{args_.grad_q + channel, dim};
+    const HeadMap<T> grad_k{args_.grad_k + channel, dim};
+    const HeadMap<T> grad_v{args_.grad_v + channel, dim};
+    load_columns<T>(queries, head_dim_, q, args_.scale, q_columns_);
+    load_columns<T>(queries, head_dim_, grad_out, T(1), grad_columns_);
+    load_statistics(queries, head);
+    tokens_.for_each_key_tile([&](KeyTile keys) ALWAYS_INLINE {
+      multiply_keys<T>(queries, keys, head_dim_, k, q_columns_, weights_);
+      multiply_keys<T>(queries, keys, head_dim_, v, grad_columns_,
+                       grad_scores_);
+      differentiate_softmax(queries, keys);
+      accumulate_keys<T>(queries, keys, head_dim_, weights_, grad_out, grad_v);
+      accumulate_keys<T>(queries, keys, head_dim_, grad_scores_, q, grad_k);
+      accumulate_queries<T>(
+          queries, keys, head_dim_, grad_scores_, k,
+          [&](int64_t t) ALWAYS_INLINE { return grad_q[queries.tokens[t]]; });
+    });
+  }
+
+  // For each query: the softmax's maximum and inverse sum, and delta, the
+  // product of the output and its gradient.
+  INLINE void load_statistics(QueryBlock queries, int64_t head) {
+    const int64_t channel = head * head_dim_, dim = args_.dim();
+    const HeadMap<const T> out{args_.out + channel, dim};
+    const HeadMap<const T> grad_out{args_.grad_out + channel, dim};
+    for (int64_t t = 0; t < queries.lanes; ++t) {
+      const int64_t token = queries.tokens[std::min(t, queries.count - 1)];
+      const T* stats = args_.softmax_stats + (token * args_.heads + head) * 2;
+      row_max_[t] = stats[0];
+      inverse_sum_[t] = 1 / stats[1];
+      T delta = 0;
+      for (int64_t d = 0; d < head_dim_; ++d)
+        delta += grad_out[token][d] * out[token][d];
+      delta_[t] = delta;
+    }
+  }
+
+  // From the scores in weights_ and the gradients of the weights in
+  // grad_scores_ to the weights and the gradients of the scores.
+  INLINE void differentiate_softmax(QueryBlock queries, KeyTile keys) {
+    const T scale = args_.scale;
+    T *const weights = weights_, *const grad_scores = grad_scores_;
+    const T *const row_max = row_max_, *const inverse_sum = inverse_sum_;
+    const T* const delta = delta_;
+    for (int64_t i = 0; i < keys.count; ++i)
+      for (int64_t t = 0; t < queries.lanes; t += kLanes<T>) {
+        T* w = weights + i * queries.lanes + t;
+        T* g = grad_scores + i * queries.lanes + t;
+        const Vector<T> weight = exp_nonpositive(load(w) - load(row_max + t)) *
+                                 load(inverse_sum + t);
+        store(w, weight);
+        store(g, scale * weight * (load(g) - load(delta + t)));
+      }
+  }
+
+  const Arguments<T>& args_;
+  const int64_t head_dim_;
+  RegionTokens<T> tokens_;
+  T *const q_columns_, *const grad_columns_;
+  T *const weights_, *const grad_scores_;
+  T *const row_max_, *const inverse_sum_, *const delta_;
+};
+
+// ---------------------------------------------------------------------------
+// Threads
+
+// Runs all tasks, an even share of them on each thread. Returns 0, or the
+// bytes of scratch memory that could not be allocated.
+template <class Thread, class T>
+int64_t run(const Arguments<T>& args) {
+  const int64_t tasks = Thread::count_tasks(args);
+  const int64_t shares = std::min(tasks, args.threads);
+  if (shares <= 0) return 0;
+  Arena counter(nullptr);
+  Thread(args, counter);
+  const int64_t share_bytes = counter.bytes(), bytes = shares * share_bytes;
+  char* block = static_cast<char*>(std::aligned_alloc(kCacheLineBytes, bytes));
+  if (!block) return bytes;
+  const int threads = args.threads;
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (int i = 0; i < threads; ++i)
-    work(tasks * i / threads, tasks * (i + 1) / threads);
+  for (int64_t i = 0; i < shares; ++i) {
+    Arena arena(block + i * share_bytes);
+    Thread(args, arena).run(tasks * i / shares, tasks * (i + 1) / shares);
+  }
+  std::free(block);
+  return 0;
 }
 
 }  // namespace
 
-// Maps are (N, H, W, C) with equal strides from token to token; out and the
-// gradients are contiguous. softmax is (N, H, W, heads, 2): the highest product
-// of a query with its keys, and the sum of the exponentials of the products
-// less that. The gradients of keys and values come in as zeros.
-#define EXPORT(T, name)                                                           \
-  extern "C" void forward_##name(                                                 \
-      const Shape* s, const T* q, const T* k, const T* v,                         \
-      const int64_t* routing, double scale, T* out, T* softmax, int threads) {    \
-    split(s->n * s->regions() * s->heads, threads,                                \
-          [&](int64_t begin, int64_t end) {                                       \
-            forward<T>(*s, q, k, v, routing, scale, out, softmax, begin, end);    \
-          });                                                                     \
-  }                                                                               \
-  extern "C" void backward_##name(                                                \
-      const Shape* s, const T* q, const T* k, const T* v,                         \
-      const int64_t* routing, double scale, const T* out, const T* softmax,       \
-      const T* grad, T* grad_q, T* grad_k, T* grad_v, int threads) {              \
-    split(s->n * s->heads, threads, [&](int64_t begin, int64_t end) {             \
-      backward<T>(*s, q, k, v, routing, scale, out, softmax, grad, grad_q,        \
-                  grad_k, grad_v, begin, end);                                    \
-    });                                                                           \
-  }
+extern "C" {
 
-EXPORT(float, f32)
-EXPORT(double, f64)
+int64_t routed_attention_forward_f32(const Arguments<float>* args) noexcept {
+  return run<ForwardThread<float>>(*args);
+}
+
+int64_t routed_attention_forward_f64(const Arguments<double>* args) noexcept {
+  return run<ForwardThread<double>>(*args);
+}
+
+int64_t routed_attention_backward_f32(const Arguments<float>* args) noexcept {
+  return run<BackwardThread<float>>(*args);
+}
+
+int64_t routed_attention_backward_f64(const Arguments<double>* args) noexcept {
+  return run<BackwardThread<double>>(*args);
+}
+
+}  // extern "C"

@@ -1,4 +1,4 @@
-"""From a map to its regions and back (Section 3.2 of the paper)."""
+"""Splitting a map into regions and back (Section 3.2 of the paper)."""
 
 from typing import Tuple
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def pad_to_regions(x: Tensor, n_win: int) -> Tensor:
-    """Zero-pad a map on the right and bottom until regions tile it.
+    """Zero-pad a map on the right and bottom to a multiple of S.
 
     Args:
         x (Tensor): Map of shape (N, H, W, C).
@@ -15,7 +15,7 @@ def pad_to_regions(x: Tensor, n_win: int) -> Tensor:
 
     Returns:
         Tensor: Map of shape (N, Hp, Wp, C), where S divides Hp and Wp; ``x``
-        itself where S divides H and W already.
+        itself if S divides H and W.
     """
     height, width = x.shape[1:3]
     bottom, right = -height % n_win, -width % n_win
@@ -25,15 +25,15 @@ def pad_to_regions(x: Tensor, n_win: int) -> Tensor:
 
 
 def map_to_regions(x: Tensor, n_win: int) -> Tensor:
-    """Cut a map into S x S regions, row by row.
+    """Split a map into S x S regions, row by row.
 
     Args:
         x (Tensor): Map of shape (N, H, W, C), where S divides H and W.
         n_win (int): Regions per side, S.
 
     Returns:
-        Tensor: Regions of shape (N, S*S, T, C) with T = (H/S) * (W/S) tokens
-        in each, row by row as well.
+        Tensor: Regions of shape (N, S*S, T, C), each with T = (H/S) * (W/S)
+        tokens, row by row as well.
     """
     n, height, width, channels = x.shape
     x = x.reshape(n, n_win, height // n_win, n_win, width // n_win, channels)
@@ -41,7 +41,7 @@ def map_to_regions(x: Tensor, n_win: int) -> Tensor:
 
 
 def regions_to_map(x: Tensor, size: Tuple[int, int], n_win: int) -> Tensor:
-    """Put regions together again; the inverse of :func:`map_to_regions`.
+    """Join regions to a map; the inverse of :func:`map_to_regions`.
 
     Args:
         x (Tensor): Regions of shape (N, S*S, T, C).

@@ -1,20 +1,21 @@
 """Token-to-token attention in routed regions (equations 6 and 7)."""
 
 import math
+from typing import Callable, Dict, Tuple
 
 import torch
 from torch import Tensor
 
 from .backends import native, reference, sdpa
 
-_BACKENDS = {
+_BACKENDS: Dict[str, Callable[..., Tensor]] = {
     'reference': reference.attend,
     'sdpa': sdpa.attend,
     'native': native.attend,
 }
 
-ATTENTION_BACKENDS = ('auto', *_BACKENDS)
-"""tuple[str]: What ``backend`` of :func:`routed_attention` may be."""
+ATTENTION_BACKENDS: Tuple[str, ...] = ('auto', *_BACKENDS)
+"""tuple[str]: Values of ``backend`` in :func:`routed_attention`."""
 
 
 def routed_attention(
@@ -39,11 +40,13 @@ def routed_attention(
         scale (float): Factor on the products of queries and keys.
         backend (str): One of
 
-            - ``'auto'``: ``'native'`` where it can, else ``'sdpa'``;
-            - ``'native'``: compiled code for CPUs, float32 and float64 and
-              heads of a multiple of 16 channels;
+            - ``'auto'``: ``'native'`` where it supports the input, else
+              ``'sdpa'``;
+            - ``'native'``: compiled code for CPUs, for float32 and float64
+              and heads of a multiple of 16 channels;
             - ``'sdpa'``: torch's operators only, for every device and type;
-            - ``'reference'``: the plain algorithm, which judges the others.
+            - ``'reference'``: the paper's equations written out, slow; the
+              other backends are tested against it.
 
             Default: ``'auto'``.
 
@@ -52,9 +55,28 @@ def routed_attention(
 
     Raises:
         ValueError: If the maps differ in shape or type, or do not fit the
-            routing.
-        RuntimeError: If ``backend`` is ``'native'`` and cannot serve.
+            routing; if ``num_heads`` does not divide C; or if ``backend`` is
+            none of the above.
+        RuntimeError: If ``backend`` is ``'native'`` and does not support the
+            input, or was not compiled.
     """
+    _check_inputs(q, k, v, routing, num_heads, backend)
+    if backend == 'auto':
+        backend = 'native' if native.supports(q, num_heads) else 'sdpa'
+    elif backend == 'native':
+        _check_native(q, num_heads)
+    return _BACKENDS[backend](q, k, v, routing, num_heads, scale)
+
+
+def _check_inputs(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    routing: Tensor,
+    num_heads: int,
+    backend: str,
+) -> None:
+    """Raise a ValueError for inputs that no backend supports."""
     n_win = math.isqrt(routing.shape[1])
     if (
         not q.shape == k.shape == v.shape
@@ -74,15 +96,29 @@ def routed_attention(
                 )
             )
         )
-    if backend == 'auto':
-        backend = 'native' if native.takes(q, num_heads) else 'sdpa'
-    elif backend == 'native' and not native.takes(q, num_heads):
+    if num_heads < 1 or q.shape[-1] % num_heads:
+        raise ValueError(
+            'num_heads must divide the channels of q, got '
+            f'num_heads={num_heads} and {q.shape[-1]} channels'
+        )
+    if backend not in ATTENTION_BACKENDS:
+        raise ValueError(
+            f'backend must be one of {ATTENTION_BACKENDS}, got '
+            f'backend={backend!r}'
+        )
+
+
+def _check_native(q: Tensor, num_heads: int) -> None:
+    """Raise a RuntimeError where the compiled code cannot be used."""
+    if not native.is_available():
+        raise RuntimeError(
+            "backend='native' was not compiled when mmbiformer was "
+            "installed, or not for this machine; backend='auto' works "
+            'without it'
+        )
+    if not native.supports(q, num_heads):
         raise RuntimeError(
             "backend='native' needs float32 or float64 on a CPU and heads of "
             f'a multiple of {native.HEAD_DIM} channels, got {q.dtype} on '
             f'{q.device} and heads of {q.shape[-1] // num_heads} channels'
-            if native.is_available()
-            else "backend='native' was not compiled when mmbiformer was "
-            "installed, or not for this machine; backend='auto' does without"
         )
-    return _BACKENDS[backend](q, k, v, routing, num_heads, scale)

@@ -9,14 +9,14 @@ from torch import Tensor
 
 @torch.no_grad()
 def region_means(x: Tensor, n_win: int) -> Tensor:
-    """Describe every region by the mean over its tokens (equation 3).
+    """Compute the mean over the tokens of each region (equation 3).
 
     Args:
         x (Tensor): Map of shape (N, H, W, C), where S divides H and W.
         n_win (int): Regions per side, S.
 
     Returns:
-        Tensor: Descriptors of shape (N, S*S, C), without gradient.
+        Tensor: Region descriptors of shape (N, S*S, C), without gradient.
     """
     region = x.shape[1] // n_win, x.shape[2] // n_win
     return F.avg_pool2d(x.permute(0, 3, 1, 2), region).flatten(2).mT
@@ -29,8 +29,8 @@ def route(
     """Choose the regions that each region attends to (equations 4 and 5).
 
     The affinity of two regions is the scaled product of the mean query of one
-    and the mean key of the other. The choice has no gradient, as in the
-    authors' default.
+    and the mean key of the other. The choice is made without gradients, as by
+    default in the authors' code.
 
     Args:
         queries (Tensor): Mean queries of the regions, of shape (N, S*S, C).
@@ -39,8 +39,9 @@ def route(
         scale (float): Factor on the affinities.
 
     Returns:
-        tuple[Tensor, Tensor]: The routed regions as int64 indices, by falling
-        affinity, and their affinities, both of shape (N, S*S, topk).
+        tuple[Tensor, Tensor]: The indices of the routed regions (int64), in
+        descending order of affinity, and their affinities, both of shape
+        (N, S*S, topk).
     """
     affinity = (queries * scale) @ keys.transpose(-2, -1)
     affinity, routing = affinity.topk(topk, dim=-1)

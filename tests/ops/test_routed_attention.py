@@ -1,5 +1,9 @@
 """Routed attention: by hand, and every backend against the reference."""
 
+import subprocess
+import sys
+import textwrap
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -242,14 +246,15 @@ def test_torch_knows_the_operators():
 
 @pytest.mark.parametrize('device', ['meta', 'cpu'])
 def test_without_data(device):
-    from torch._subclasses import FakeTensorMode
+    from torch._subclasses import FakeTensor, FakeTensorMode
 
-    with FakeTensorMode() as mode:
+    with FakeTensorMode():
         q = torch.empty(2, 6, 9, 64, device=device)
         routing = torch.empty(2, 9, 4, dtype=torch.long, device=device)
         out = routed_attention(q, q, q, routing, 2, 0.3)
-    assert mode is not None
+    assert isinstance(out, FakeTensor)
     assert out.shape == q.shape
+    assert out.dtype == q.dtype
     assert out.device.type == device
 
 
@@ -270,12 +275,24 @@ def test_maps_that_do_not_fit_are_refused(change):
         routed_attention(*change(*inputs), heads, 0.3)
 
 
+@pytest.mark.parametrize('num_heads', [0, 3])
+def test_heads_that_do_not_divide_the_channels_are_refused(num_heads):
+    *maps, routing, _ = make_inputs()
+    with pytest.raises(ValueError, match=f'num_heads={num_heads} and 64'):
+        routed_attention(*maps, routing, num_heads, 0.3)
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(ValueError, match="'auto'.*'native'.*backend='fast'"):
+        routed_attention(*make_inputs(), 0.3, 'fast')
+
+
 @pytest.mark.parametrize('wrong', [-1, 9])
 @pytest.mark.parametrize('backend', FAST)
 def test_a_routing_out_of_the_map_is_refused(backend, wrong):
     *maps, routing, heads = make_inputs(n=1)
     routing[0, 3, 1] = wrong
-    with pytest.raises((IndexError, RuntimeError)):
+    with pytest.raises((IndexError, RuntimeError), match='index|from 0 to 8'):
         routed_attention(*maps, routing, heads, 0.3, backend)
 
 
@@ -289,3 +306,60 @@ def test_the_compiled_code_says_what_it_takes(monkeypatch):
     out = routed_attention(q, k, v, routing, heads, 0.3, 'auto')
     expected = routed_attention(q, k, v, routing, heads, 0.3, 'reference')
     torch.testing.assert_close(out, expected)
+
+
+def test_too_large_a_request_for_memory_is_an_error():
+    """Before anything is read: the pointers are null."""
+    arguments = native._Arguments(
+        images=1, height=2**46, width=1, heads=1, head_dim=16, n_win=1,
+        topk=1, threads=1,
+    )  # fmt: skip
+    for name in ('forward_f32', 'backward_f64'):
+        with pytest.raises(
+            MemoryError,
+            match=rf'{name} could not allocate \d{{16}} bytes .* 1 threads '
+            rf'\(height={2**46}, width=1, head_dim=16, n_win=1, topk=1\)',
+        ):
+            native._run(f'routed_attention_{name}', arguments)
+
+
+def test_a_process_survives_the_lack_of_memory():
+    """A map of 256 KiB, and a routing that needs a table of 512 MiB."""
+    code = """
+        import resource
+        import torch
+        from mmbiformer.ops import routed_attention
+
+        def attend(topk):
+            q = torch.ones(1, 64, 64, 16, requires_grad=True)
+            routing = torch.zeros(1, 1, topk, dtype=torch.long)
+            return routed_attention(q, q, q, routing, 1, 1.0, 'native')
+
+        attend(1)
+        with open('/proc/self/statm') as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        limit = used + 2**28
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        try:
+            attend(2**14)
+        except MemoryError as error:
+            print(error)
+        print(attend(2).mean().item())
+    """
+    result = subprocess.run(
+        [sys.executable, '-c', textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    message, survived = result.stdout.splitlines()
+    assert 'height=64, width=64, head_dim=16, n_win=1, topk=16384' in message
+    assert float(survived) == 1
+
+
+def test_a_call_without_tasks():
+    q = torch.rand(0, 4, 4, 16)
+    routing = torch.zeros(0, 4, 1, dtype=torch.long)
+    assert (
+        routed_attention(q, q, q, routing, 1, 1.0, 'native').shape == q.shape
+    )

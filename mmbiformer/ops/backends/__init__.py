@@ -1,1 +1,1 @@
-"""Implementations of routed attention, a file each; all take the same."""
+"""The implementations of routed attention, all with one signature."""

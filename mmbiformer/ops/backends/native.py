@@ -1,8 +1,8 @@
 """Routed attention on CPUs by the code of ``csrc/routed_attention.cpp``.
 
-It reads regions where they lie in the map and gathers nothing. Torch sees it
-as an operator of its own, so that ``torch.compile`` and ``torch.export`` take
-it as it is.
+It reads keys and values from the maps and gathers nothing. It is registered
+as an operator of torch, so that ``torch.compile`` and ``torch.export`` support
+it.
 """
 
 import contextlib
@@ -10,14 +10,54 @@ import ctypes
 import math
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 _TYPES = {torch.float32: 'f32', torch.float64: 'f64'}
 HEAD_DIM = 16
-"""int: The widest vectors hold as many numbers, and a head whole vectors."""
+"""int: Channels of a head must be a multiple of it: a head is read in whole
+vectors, and the widest vector registers hold 16 numbers."""
+
+
+class _Arguments(ctypes.Structure):
+    """The struct of the same name in the C++ code, field by field."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                'images',
+                'height',
+                'width',
+                'heads',
+                'head_dim',
+                'n_win',
+                'topk',
+                'q_stride',
+                'k_stride',
+                'v_stride',
+                'threads',
+            )  # fmt: skip
+        ),
+        ('scale', ctypes.c_double),
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                'q',
+                'k',
+                'v',
+                'routing',
+                'out',
+                'softmax_stats',
+                'grad_out',
+                'grad_q',
+                'grad_k',
+                'grad_v',
+            )  # fmt: skip
+        ),
+    ]
 
 
 def _load() -> Optional[ctypes.CDLL]:
@@ -47,20 +87,20 @@ _LIBRARY = _load()
 
 
 def is_available() -> bool:
-    """Tell whether the compiled code is there."""
+    """Return whether the compiled code could be loaded."""
     return _LIBRARY is not None
 
 
-def takes(q: Tensor, num_heads: int) -> bool:
-    """Tell whether the compiled code is there and takes such queries.
+def supports(q: Tensor, num_heads: int) -> bool:
+    """Return whether the compiled code is available and supports an input.
 
     Args:
         q (Tensor): Map of queries, of shape (N, H, W, C).
         num_heads (int): Attention heads.
 
     Returns:
-        bool: Whether it is float32 or float64 on a CPU, with a width of heads
-        that is a multiple of 16.
+        bool: Whether the map is float32 or float64 on a CPU, with a multiple
+        of 16 channels in each head.
     """
     return (
         is_available()
@@ -70,8 +110,11 @@ def takes(q: Tensor, num_heads: int) -> bool:
     )
 
 
-def _by_tokens(x: Tensor) -> Tuple[Tensor, int]:
-    """Return a map whose tokens lie at equal distances, and the distance."""
+def _with_token_stride(x: Tensor) -> Tuple[Tensor, int]:
+    """Return a map with one stride from token to token, and that stride.
+
+    The map is copied where its layout has no such stride.
+    """
     n, height, width, dim = x.shape
     batch, row, token, channel = x.stride()
     if width == 1:
@@ -93,10 +136,27 @@ def _call(
     routing: Tensor,
     num_heads: int,
     scale: float,
-    *others: Tensor,
+    **others: Tensor,
 ) -> None:
-    """Call a function of the library (the end of the C++ file)."""
-    # The library reads where it is told to.
+    """Call a function of the library.
+
+    Args:
+        name (str): ``'forward'`` or ``'backward'``.
+        q (Tensor): Map of queries, of shape (N, H, W, C).
+        k (Tensor): Map of keys.
+        v (Tensor): Map of values.
+        routing (Tensor): Routed regions, of shape (N, S*S, K).
+        num_heads (int): Attention heads.
+        scale (float): Factor on the products of queries and keys.
+        **others (Tensor): The other tensors in :class:`_Arguments`, which are
+            contiguous.
+
+    Raises:
+        IndexError: If ``routing`` names a region that does not exist.
+        MemoryError: If there is no memory for the threads' intermediate
+            results.
+    """
+    # The library does not check what it reads.
     if routing.numel() and (
         routing.min() < 0 or routing.max() >= routing.shape[1]
     ):
@@ -105,23 +165,37 @@ def _call(
             f'{routing.min()} to {routing.max()}'
         )
     n, height, width, dim = q.shape
-    maps, strides = zip(*map(_by_tokens, (q, k, v)), strict=True)
-    shape = (n, height, width, num_heads, dim // num_heads)
-    shape += (math.isqrt(routing.shape[1]), routing.shape[2])
-    others = [x.contiguous() for x in others]
-    routing = routing.contiguous()
-
-    def pointer(x: Tensor) -> ctypes.c_void_p:
-        return ctypes.c_void_p(x.data_ptr())
-
-    getattr(_LIBRARY, f'{name}_{_TYPES[q.dtype]}')(
-        (ctypes.c_int64 * 10)(*shape, *strides),
-        *map(pointer, maps),
-        pointer(routing),
-        ctypes.c_double(scale),
-        *map(pointer, others),
-        ctypes.c_int(torch.get_num_threads()),
+    n_win, topk = math.isqrt(routing.shape[1]), routing.shape[2]
+    (q, q_stride), (k, k_stride), (v, v_stride) = map(
+        _with_token_stride, (q, k, v)
     )
+    # Held by a name, so that a copy lives until the call has ended.
+    routing = routing.contiguous()
+    threads = torch.get_num_threads()
+    arguments = _Arguments(
+        n, height, width, num_heads, dim // num_heads, n_win, topk,
+        q_stride, k_stride, v_stride, threads, scale,
+        *(x.data_ptr() for x in (q, k, v, routing)),
+        **{key: x.data_ptr() for key, x in others.items()},
+    )  # fmt: skip
+    _run(f'routed_attention_{name}_{_TYPES[q.dtype]}', arguments)
+
+
+def _run(name: str, arguments: _Arguments) -> None:
+    """Run an exported function, and raise what it reports."""
+    function = getattr(_LIBRARY, name)
+    function.restype = ctypes.c_int64
+    missing_bytes = function(ctypes.byref(arguments))
+    if missing_bytes:
+        sizes = ', '.join(
+            f'{key}={getattr(arguments, key)}'
+            for key in ('height', 'width', 'head_dim', 'n_win', 'topk')
+        )
+        raise MemoryError(
+            f'{name} could not allocate {missing_bytes} bytes for the '
+            f'intermediate results of {arguments.threads} threads '
+            f'({sizes}); torch.set_num_threads and a lower topk reduce them'
+        )
 
 
 @torch.library.custom_op(
@@ -135,11 +209,14 @@ def _forward(
     num_heads: int,
     scale: float,
 ) -> Tuple[Tensor, Tensor]:
-    """Return the attended map, and what normalized the softmaxes."""
+    """Return the attended map, and the maxima and sums of the softmaxes."""
     out = q.new_empty(q.shape)
-    softmax = q.new_empty(*q.shape[:3], num_heads, 2)
-    _call('forward', q, k, v, routing, num_heads, scale, out, softmax)
-    return out, softmax
+    softmax_stats = q.new_empty(*q.shape[:3], num_heads, 2)
+    _call(
+        'forward', q, k, v, routing, num_heads, scale,
+        out=out, softmax_stats=softmax_stats,
+    )  # fmt: skip
+    return out, softmax_stats
 
 
 @torch.library.custom_op(
@@ -155,41 +232,63 @@ def _backward(
     num_heads: int,
     scale: float,
     out: Tensor,
-    softmax: Tensor,
-    grad: Tensor,
+    softmax_stats: Tensor,
+    grad_out: Tensor,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of queries, keys and values."""
+    out, softmax_stats, grad_out = (
+        x.contiguous() for x in (out, softmax_stats, grad_out)
+    )
     grad_q = q.new_empty(q.shape)
     grad_k, grad_v = q.new_zeros(q.shape), q.new_zeros(q.shape)
     _call(
         'backward', q, k, v, routing, num_heads, scale,
-        out, softmax, grad, grad_q, grad_k, grad_v,
+        out=out, softmax_stats=softmax_stats, grad_out=grad_out,
+        grad_q=grad_q, grad_k=grad_k, grad_v=grad_v,
     )  # fmt: skip
     return grad_q, grad_k, grad_v
 
 
 @_forward.register_fake
-def _(q, k, v, routing, num_heads, scale):
-    softmax = q.new_empty(*q.shape[:3], num_heads, 2)
-    return q.new_empty(q.shape), softmax
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    routing: Tensor,
+    num_heads: int,
+    scale: float,
+) -> Tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty(*q.shape[:3], num_heads, 2)
 
 
 @_backward.register_fake
-def _(q, k, v, routing, num_heads, scale, out, softmax, grad):
-    return tuple(q.new_empty(q.shape) for _ in range(3))
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    routing: Tensor,
+    num_heads: int,
+    scale: float,
+    out: Tensor,
+    softmax_stats: Tensor,
+    grad_out: Tensor,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
 
 
-def _setup_context(ctx, inputs: tuple, output: tuple) -> None:
-    """Keep what the backward pass needs; nothing of topk times the map."""
+def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+    """Keep inputs and outputs; none is topk times as large as the map."""
     *tensors, ctx.num_heads, ctx.scale = inputs
     ctx.save_for_backward(*tensors, *output)
     ctx.mark_non_differentiable(output[1])
 
 
-def _differentiate(ctx, grad: Tensor, _: None) -> tuple:
-    """Gradients with respect to what ``_forward`` takes."""
-    *inputs, out, softmax = ctx.saved_tensors
-    grads = _backward(*inputs, ctx.num_heads, ctx.scale, out, softmax, grad)
+def _differentiate(ctx: Any, grad_out: Tensor, _: None) -> tuple:
+    """Return the gradients with respect to the arguments of ``_forward``."""
+    *inputs, out, softmax_stats = ctx.saved_tensors
+    grads = _backward(
+        *inputs, ctx.num_heads, ctx.scale, out, softmax_stats, grad_out
+    )
     return *grads, None, None, None
 
 
@@ -204,5 +303,5 @@ def attend(
     num_heads: int,
     scale: float,
 ) -> Tensor:
-    """Attend, in one pass over the map."""
+    """Compute routed attention by the compiled code."""
     return _forward(q, k, v, routing, num_heads, scale)[0]

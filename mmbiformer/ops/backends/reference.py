@@ -1,4 +1,4 @@
-"""Routed attention by the paper's text, line by line: slow and obvious."""
+"""Routed attention as the paper writes it; slow, to test the others by."""
 
 import math
 
@@ -15,7 +15,7 @@ def attend(
     num_heads: int,
     scale: float,
 ) -> Tensor:
-    """Gather, multiply, softmax, multiply (equations 6 and 7)."""
+    """Gather keys and values, then attend (equations 6 and 7)."""
     size, n_win = q.shape[1:3], math.isqrt(routing.shape[1])
     q, k, v = (map_to_regions(x, n_win) for x in (q, k, v))
     n, regions, tokens, channels = q.shape

@@ -1,4 +1,4 @@
-"""Routed attention by torch's fused attention, on any device and type."""
+"""Routed attention by torch's fused attention, for any device and type."""
 
 import math
 
@@ -10,10 +10,10 @@ from torch.utils.checkpoint import checkpoint
 from ..regions import map_to_regions, regions_to_map
 
 GATHERED_BYTES = 2**28
-"""int: Keys and values that may be gathered at a time, in bytes."""
+"""int: Upper bound on the keys and values gathered at a time, in bytes."""
 GATHERED_BYTES_IN_CACHE = 2**22
-"""int: The same on a CPU without gradients, where memory that stays in the
-cache is faster than few calls."""
+"""int: The same on a CPU without gradients, where staying in the cache saves
+more than fewer calls do."""
 
 
 def attend(
@@ -24,15 +24,15 @@ def attend(
     num_heads: int,
     scale: float,
 ) -> Tensor:
-    """Gather whole regions, as many at a time as the budget allows.
+    """Gather whole regions, as many at a time as the bound allows.
 
-    With gradients, keys and values are gathered anew in the backward pass:
-    nothing of topk times the map is kept.
+    With gradients, keys and values are gathered again in the backward pass,
+    so that no tensor of topk times the map's size is kept.
     """
     size, n_win = q.shape[1:3], math.isqrt(routing.shape[1])
     q, k, v = (map_to_regions(x, n_win) for x in (q, k, v))
     n, regions, tokens, channels = q.shape
-    # Regions of all images in one row.
+    # Regions of all images are numbered through.
     offset = torch.arange(0, n * regions, regions, device=q.device)
     index = (routing + offset.view(-1, 1, 1)).flatten(0, 1)
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
@@ -42,7 +42,7 @@ def attend(
             x = x.reshape(len(q), -1, num_heads, channels // num_heads)
             return x.transpose(1, 2)
 
-        # Whole regions are contiguous in memory: one copy each.
+        # A region is contiguous in memory, and copied at once.
         index = index.flatten()
         out = F.scaled_dot_product_attention(
             split_heads(q),
@@ -65,15 +65,15 @@ def attend(
     for start in range(0, n * regions, step):
         some = q[start : start + step], k, v, index[start : start + step]
         if needs_grad:
-            some = checkpoint(
+            out = checkpoint(
                 attend_some,
                 *some,
                 use_reentrant=False,
                 preserve_rng_state=False,
             )
         else:
-            some = attend_some(*some)
-        outs.append(some)
+            out = attend_some(*some)
+        outs.append(out)
     out = outs[0] if len(outs) == 1 else torch.cat(outs)
     out = out.view(n, regions, tokens, channels)
     return regions_to_map(out, size, n_win)
