@@ -1,4 +1,4 @@
-"""The two attention layers of BiFormer; channels last in and out."""
+"""The two attention layers of BiFormer, on channels-last maps."""
 
 from typing import Tuple
 
@@ -14,6 +14,9 @@ from mmbiformer.ops import (
     route,
     routed_attention,
 )
+from mmbiformer.utils.errors import ConfigError
+
+from .arguments import check_choice, check_int
 
 
 def _depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -22,11 +25,11 @@ def _depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def add(x: Tensor, y: Tensor) -> Tensor:
-    """Add to a tensor that nobody else needs, in its memory if possible.
+    """Add two tensors, in place if gradients are disabled.
 
     Args:
-        x (Tensor): Tensor of any shape; overwritten where no gradient needs
-            it.
+        x (Tensor): Tensor of any shape that the caller does not use again;
+            overwritten if gradients are disabled.
         y (Tensor): Tensor of the same shape.
 
     Returns:
@@ -36,9 +39,9 @@ def add(x: Tensor, y: Tensor) -> Tensor:
 
 
 class QKVLinear(nn.Module):
-    """Queries, keys and values by one linear layer.
+    """One linear layer for queries, keys and values.
 
-    A module of its own only because the released checkpoints name the layer
+    It is a module of its own because the released checkpoints name the layer
     ``qkv.qkv``.
 
     Args:
@@ -50,7 +53,7 @@ class QKVLinear(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """Return three maps, each of its own memory, without copies.
+        """Compute three contiguous maps, without copying parts of one.
 
         Args:
             x (Tensor): Map of shape (N, H, W, C).
@@ -65,7 +68,7 @@ class QKVLinear(nn.Module):
 
 
 class TopkRouting(nn.Module):
-    """Region-to-region routing; a module so that hooks can see its choice.
+    """Region-to-region routing, as a module so that hooks see its output.
 
     Args:
         topk (int): Regions to choose.
@@ -78,22 +81,22 @@ class TopkRouting(nn.Module):
         self.scale = scale
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tuple[Tensor, Tensor]:
-        """Choose as :func:`mmbiformer.ops.route` does."""
+        """Choose regions, see :func:`mmbiformer.ops.route`."""
         return route(queries, keys, self.topk, self.scale)
 
     def extra_repr(self) -> str:
-        """Name the settings."""
+        """Return the settings for ``print(model)``."""
         return f'topk={self.topk}'
 
 
 class BiLevelRoutingAttention(nn.Module):
     """Bi-level routing attention (Section 3.2 of the paper, Algorithm 1).
 
-    The map is cut into S x S regions. Every region is routed to the ``topk``
+    The map is split into S x S regions. Each region is routed to the ``topk``
     regions with the highest affinity, and its tokens attend to all tokens of
-    these. Sides that S does not divide are zero-padded on the right and
-    bottom; padding takes part like any other token and is cropped at the end,
-    as in the authors' released models.
+    these. A map whose sides S does not divide is zero-padded on the right and
+    bottom; padding tokens take part in routing and attention and are cropped
+    at the end, as in the authors' released models.
 
     Args:
         dim (int): Channels, C.
@@ -104,7 +107,7 @@ class BiLevelRoutingAttention(nn.Module):
             :data:`mmbiformer.ops.ATTENTION_BACKENDS`. Default: ``'auto'``.
 
     Raises:
-        ValueError: If an argument is outside what is said above.
+        ConfigError: If an argument is not as described above.
     """
 
     def __init__(
@@ -117,23 +120,18 @@ class BiLevelRoutingAttention(nn.Module):
     ) -> None:
         super().__init__()
         if num_heads < 1 or dim % num_heads:
-            raise ValueError(
-                'num_heads must divide dim, got '
-                f'num_heads={num_heads}, dim={dim}'
+            raise ConfigError(
+                f'num_heads must divide dim, got num_heads={num_heads}, '
+                f'dim={dim}'
             )
-        if n_win < 1:
-            raise ValueError(f'n_win must be at least 1, got n_win={n_win}')
-        if not 1 <= topk <= n_win**2:
-            raise ValueError(
-                'topk must be between 1 and the number of '
-                f'regions, n_win**2={n_win**2}, got topk={topk}'
+        check_int('n_win', n_win, 1)
+        check_int('topk', topk, 1)
+        if topk > n_win**2:
+            raise ConfigError(
+                'topk must be at most the number of regions, '
+                f'n_win**2={n_win**2}, got topk={topk}'
             )
-        if attn_backend not in ATTENTION_BACKENDS:
-            raise ValueError(
-                f'attn_backend must be one of '
-                f'{ATTENTION_BACKENDS}, got '
-                f'attn_backend={attn_backend!r}'
-            )
+        check_choice('attn_backend', attn_backend, ATTENTION_BACKENDS)
         self.num_heads = num_heads
         self.n_win = n_win
         self.attn_backend = attn_backend
@@ -146,7 +144,7 @@ class BiLevelRoutingAttention(nn.Module):
         self.wo = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend.
+        """Compute the attention.
 
         Args:
             x (Tensor): Map of shape (N, H, W, C).
@@ -155,7 +153,7 @@ class BiLevelRoutingAttention(nn.Module):
             Tensor: Map of the same shape.
         """
         height, width = x.shape[1:3]
-        # Padded before the linear layer, so that padding carries its biases.
+        # Padding before the linear layer gives padding tokens its biases.
         q, k, v = self.project(pad_to_regions(x, self.n_win))
         routing, _ = self.router(
             region_means(q, self.n_win), region_means(k, self.n_win)
@@ -167,11 +165,11 @@ class BiLevelRoutingAttention(nn.Module):
         return self.wo(out[:, :height, :width])
 
     def project(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Return queries, keys and values of tokens of shape (..., C)."""
+        """Compute queries, keys and values of tokens of shape (..., C)."""
         return self.qkv(x)
 
     def extra_repr(self) -> str:
-        """Name the settings that no submodule shows."""
+        """Return the settings for ``print(model)``."""
         return (
             f'num_heads={self.num_heads}, n_win={self.n_win}, '
             f'attn_backend={self.attn_backend!r}'
@@ -179,32 +177,32 @@ class BiLevelRoutingAttention(nn.Module):
 
 
 class GlobalAttention(nn.Module):
-    """Attention of every token to every token, for the last stage.
+    """Attention of all tokens to all tokens, for the last stage.
 
     Args:
         dim (int): Channels, C; a multiple of :attr:`num_heads`.
 
     Raises:
-        ValueError: If ``dim`` is not a multiple of :attr:`num_heads`.
+        ConfigError: If ``dim`` is not a multiple of :attr:`num_heads`.
     """
 
     num_heads = 8
-    """int: The authors keep 8 heads whatever the width."""
+    """int: 8 heads whatever the width, as in the authors' models."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         if dim % self.num_heads:
-            raise ValueError(
+            raise ConfigError(
                 f'dim must be a multiple of {self.num_heads}, '
                 f'the number of heads, got dim={dim}'
             )
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.proj = nn.Linear(dim, dim)
-        # Unlike in the routed layers, it sees the layer's input.
+        # Applied to the input, and in the routed layers to the values.
         self.lepe = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend.
+        """Compute the attention.
 
         Args:
             x (Tensor): Map of shape (N, H, W, C).
@@ -220,5 +218,5 @@ class GlobalAttention(nn.Module):
         return self.proj(add(out, _depthwise(self.lepe, x)))
 
     def project(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Return queries, keys and values of tokens of shape (..., C)."""
+        """Compute queries, keys and values of tokens of shape (..., C)."""
         return self.qkv(x).chunk(3, dim=-1)

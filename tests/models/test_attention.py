@@ -4,6 +4,7 @@ import torch
 
 from mmbiformer.models import BiLevelRoutingAttention, GlobalAttention
 from mmbiformer.ops import ATTENTION_BACKENDS
+from mmbiformer.utils.errors import ConfigError
 
 
 def assert_close(actual, expected, tolerance=1e-9):
@@ -67,10 +68,10 @@ def test_global_attention_equals_the_authors():
     ],
 )
 def test_routed_attention_refuses(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         BiLevelRoutingAttention(**arguments)
 
 
 def test_global_attention_refuses_a_width_that_8_heads_do_not_divide():
-    with pytest.raises(ValueError, match='dim=100'):
+    with pytest.raises(ConfigError, match='multiple of 8.*dim=100'):
         GlobalAttention(100)

@@ -1,4 +1,5 @@
 import copy
+import re
 
 import pytest
 import reference
@@ -7,8 +8,9 @@ from mmengine.registry import MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmbiformer import BiFormer
-from mmbiformer.models.biformer import MLP
+from mmbiformer.models.block import MLP
 from mmbiformer.ops import ATTENTION_BACKENDS
+from mmbiformer.utils.errors import ConfigError
 
 TOY = dict(depths=(1, 1, 2, 1), dims=(32, 32, 64, 64))
 
@@ -122,8 +124,16 @@ class TestForward:
 
     @pytest.mark.parametrize('shape', [(3, 32, 32), (1, 1, 32, 32), (3,)])
     def test_refuses_what_is_not_images(self, shape):
-        with pytest.raises(ValueError, match='(N, 3, H, W)'):
+        message = f'shape (N, 3, H, W), got {shape}'
+        with pytest.raises(ValueError, match=re.escape(message)):
             BiFormer(arch=TOY)(torch.rand(shape))
+
+    def test_refuses_to_train_batch_norms_on_one_value(self):
+        model = BiFormer(arch=TOY).train()
+        with pytest.raises(ConfigError, match='32 x 20 px.*norm_eval=True'):
+            model(torch.rand(1, 3, 32, 20))
+        model(torch.rand(1, 3, 33, 20))
+        model(torch.rand(2, 3, 32, 20))
 
 
 class TestTraining:
@@ -269,14 +279,25 @@ class TestArguments:
         ('arguments', 'message'),
         [
             (dict(arch='huge'), "'tiny', 'small', 'base'.*arch='huge'"),
+            (dict(arch=3), "'tiny', 'small', 'base'.*dict, got arch=3"),
             (dict(arch=dict(depths=(1, 1, 1, 1))), r"missing \['dims'\]"),
             (dict(arch=dict(TOY, widths=1)), r"unknown \['widths'\]"),
             (
                 dict(arch=dict(TOY, dims=(32, 64))),
                 r"arch\['dims'\].*\(32, 64\)",
             ),
-            (dict(arch=dict(TOY, depths=(1, 1, 0, 1))), r"arch\['depths'\]"),
-            (dict(arch=dict(TOY, dims=(32, 48, 64, 64))), 'head_dim=32'),
+            (
+                dict(arch=dict(TOY, depths=(1, 1, 0, 1))),
+                r"arch\['depths'\]\[2\] must be .* at least 1, got .*=0",
+            ),
+            (
+                dict(arch=dict(TOY, dims=(1, 32, 64, 64), head_dim=1)),
+                r"arch\['dims'\]\[0\] must be at least 2.*\(1, 32, 64, 64\)",
+            ),
+            (
+                dict(arch=dict(TOY, dims=(32, 48, 64, 64))),
+                'stage 1 .*head_dim=32, dim=48',
+            ),
             (dict(arch=dict(TOY, dims=(32, 32, 64, 60))), r'dims\[3\]=60'),
             (dict(topks=(1, 4, 50, -2)), r'topks\[2\]=50.*n_win\*\*2=49'),
             (dict(topks=(1, 4, -1, -2)), r'topk=-1'),
@@ -284,10 +305,14 @@ class TestArguments:
             (dict(n_win=0), 'n_win=0'),
             (dict(n_win='7'), "n_win='7'"),
             (dict(topks=4), 'topks=4'),
-            (dict(topks=(1.0, 4, 16, -2)), 'topks=1.0'),
+            (dict(topks=(1.0, 4, 16, -2)), r'topks\[0\]=1.0.*whole number'),
             (dict(out_indices=2), 'out_indices=2'),
             (dict(arch=dict(TOY, head_dim=0)), 'head_dim=0'),
-            (dict(arch=dict(TOY, mlp_ratio='3')), "'3'"),
+            (
+                dict(arch=dict(TOY, mlp_ratio='3')),
+                "mlp_ratio must.*mlp_ratio='3'",
+            ),
+            (dict(arch=dict(TOY, mlp_ratio=0.03)), 'mlp_ratio=0.03, dim=32'),
             (dict(drop_path_rate=None), 'drop_path_rate=None'),
             (dict(init_cfg='x.pth'), "init_cfg='x.pth'"),
             (dict(init_cfg=dict(type='Pretrained')), 'checkpoint=PATH'),
@@ -295,15 +320,15 @@ class TestArguments:
             (dict(out_indices=(2, 1)), r'out_indices=\(2, 1\)'),
             (dict(out_indices=()), r'out_indices=\(\)'),
             (dict(drop_path_rate=1.0), 'drop_path_rate=1.0'),
-            (dict(frozen_stages=5), 'frozen_stages=5'),
-            (dict(attn_backend='fast'), "attn_backend='fast'"),
+            (dict(drop_path_rate=-0.1), 'drop_path_rate=-0.1'),
+            (dict(frozen_stages=5), 'from -1 to 4, got frozen_stages=5'),
+            (dict(frozen_stages=-2), 'from -1 to 4, got frozen_stages=-2'),
+            (dict(norm_eval=1), 'True or False, got norm_eval=1'),
+            (dict(with_cp='yes'), "True or False, got with_cp='yes'"),
+            (dict(attn_backend='fast'), "'auto'.*got attn_backend='fast'"),
         ],
     )
     def test_refuses(self, arguments, message):
         arguments = {'arch': TOY, **arguments}
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ConfigError, match=message):
             BiFormer(**arguments)
-
-    def test_refuses_another_type_of_arch(self):
-        with pytest.raises(TypeError, match='arch=3'):
-            BiFormer(arch=3)

@@ -16,7 +16,7 @@ def attend(
     scale: float,
 ) -> Tensor:
     """Gather keys and values, then attend (equations 6 and 7)."""
-    size, n_win = q.shape[1:3], math.isqrt(routing.shape[1])
+    size, n_win = (q.shape[1], q.shape[2]), math.isqrt(routing.shape[1])
     q, k, v = (map_to_regions(x, n_win) for x in (q, k, v))
     n, regions, tokens, channels = q.shape
     topk = routing.shape[-1]

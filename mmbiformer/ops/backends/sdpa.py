@@ -29,7 +29,7 @@ def attend(
     With gradients, keys and values are gathered again in the backward pass,
     so that no tensor of topk times the map's size is kept.
     """
-    size, n_win = q.shape[1:3], math.isqrt(routing.shape[1])
+    size, n_win = (q.shape[1], q.shape[2]), math.isqrt(routing.shape[1])
     q, k, v = (map_to_regions(x, n_win) for x in (q, k, v))
     n, regions, tokens, channels = q.shape
     # Regions of all images are numbered through.

@@ -1,0 +1,52 @@
+"""Depths and widths of the stages."""
+
+from typing import NamedTuple, Tuple
+
+from mmbiformer.utils.errors import ConfigError
+
+from .arguments import check_int, check_length
+
+NUM_STAGES = 4
+
+
+class Arch(NamedTuple):
+    """Depths and widths of a BiFormer, see ``arch`` of :class:`BiFormer`."""
+
+    depths: Tuple[int, ...]
+    dims: Tuple[int, ...]
+    head_dim: int = 32
+    mlp_ratio: float = 3
+
+    @classmethod
+    def parse(cls, settings: dict) -> 'Arch':
+        """Read an arch given as a dict.
+
+        Args:
+            settings (dict): Values of the fields.
+
+        Returns:
+            Arch: The same values.
+
+        Raises:
+            ConfigError: If a key is missing or unknown, or ``depths`` or
+                ``dims`` are wrong.
+        """
+        required = {'depths', 'dims'}
+        missing = required - set(settings)
+        unknown = set(settings) - set(cls._fields)
+        if missing or unknown:
+            raise ConfigError(
+                f'arch needs the keys {sorted(required)} and may have '
+                f'{sorted(cls._field_defaults)}; missing {sorted(missing)}, '
+                f'unknown {sorted(unknown)}, got arch={settings}'
+            )
+        for key in sorted(required):
+            check_length(f"arch['{key}']", settings[key], NUM_STAGES)
+            for i, value in enumerate(settings[key]):
+                check_int(f"arch['{key}'][{i}]", value, 1)
+        if settings['dims'][0] < 2:
+            raise ConfigError(
+                "arch['dims'][0] must be at least 2, as the stem has half as "
+                f'many channels, got dims={settings["dims"]}'
+            )
+        return cls(**settings)

@@ -1,0 +1,101 @@
+"""Checks of arguments; messages name the argument, its value and the rule."""
+
+import math
+from typing import Optional, Sequence
+
+from mmbiformer.utils.errors import ConfigError
+
+
+def check_int(
+    name: str, value: object, low: int, high: Optional[int] = None
+) -> None:
+    """Raise an error for what is no whole number in a range.
+
+    Args:
+        name (str): Name of the argument.
+        value (object): Its value.
+        low (int): Lowest allowed value.
+        high (int, optional): Highest allowed value. Default: None.
+
+    Raises:
+        ConfigError: If the value is not allowed.
+    """
+    if (
+        not isinstance(value, int)
+        or isinstance(value, bool)
+        or value < low
+        or (high is not None and value > high)
+    ):
+        allowed = (
+            f'of at least {low}' if high is None else f'from {low} to {high}'
+        )
+        raise ConfigError(
+            f'{name} must be a whole number {allowed}, got {name}={value!r}'
+        )
+
+
+def check_length(name: str, values: object, length: int) -> None:
+    """Raise an error for what is no list or tuple of a length.
+
+    Args:
+        name (str): Name of the argument.
+        values (object): Its value.
+        length (int): Allowed length.
+
+    Raises:
+        ConfigError: If the value is not allowed.
+    """
+    if not isinstance(values, (list, tuple)) or len(values) != length:
+        raise ConfigError(
+            f'{name} must be a list or tuple of {length} values, got '
+            f'{name}={values!r}'
+        )
+
+
+def check_bool(name: str, value: object) -> None:
+    """Raise an error for what is neither True nor False.
+
+    Args:
+        name (str): Name of the argument.
+        value (object): Its value.
+
+    Raises:
+        ConfigError: If the value is not allowed.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(
+            f'{name} must be True or False, got {name}={value!r}'
+        )
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise an error for what is none of some strings.
+
+    Args:
+        name (str): Name of the argument.
+        value (object): Its value.
+        choices (Sequence[str]): Allowed values.
+
+    Raises:
+        ConfigError: If the value is not allowed.
+    """
+    if value not in choices:
+        raise ConfigError(
+            f'{name} must be one of {tuple(choices)}, got {name}={value!r}'
+        )
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a finite number.
+
+    Args:
+        value (object): Any value; True and False are no numbers.
+
+    Returns:
+        bool: Whether it is a number.
+    """
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )

@@ -1,0 +1,105 @@
+"""The block of BiFormer: position, attention and MLP (Section 3.3)."""
+
+import torch
+import torch.nn as nn
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor
+
+from mmbiformer.utils.errors import ConfigError
+
+from .arguments import is_number
+from .attention import add
+
+
+class MLP(nn.Sequential):
+    """Two linear layers with GELU between them, applied to each token.
+
+    Args:
+        dim (int): Channels, C.
+        hidden (int): Channels between the layers.
+    """
+
+    HIDDEN_BYTES = 2**22
+    """int: Upper bound on the hidden values computed at a time without
+    gradients, in bytes. Small blocks of memory are used again; large ones are
+    requested from the system each time."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__(
+            nn.Linear(dim, hidden),
+            # The released checkpoints name the second linear layer mlp.3.
+            nn.Identity(),
+            nn.GELU(),
+            nn.Linear(hidden, dim),
+        )
+        self.hidden = hidden
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the MLP.
+
+        Args:
+            x (Tensor): Tokens of shape (..., C).
+
+        Returns:
+            Tensor: Tokens of the same shape.
+        """
+        forward = super().forward
+        if (
+            x.device.type != 'cpu'
+            or torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+        ):
+            return forward(x)
+        step = max(1, self.HIDDEN_BYTES // (self.hidden * x.element_size()))
+        tokens = x.flatten(0, -2)
+        parts = tokens.chunk(max(1, -(-len(tokens) // step)))
+        return torch.cat([forward(part) for part in parts]).view(x.shape)
+
+
+class BiFormerBlock(nn.Module):
+    """A depthwise convolution, attention and an MLP, each with a residual.
+
+    Args:
+        dim (int): Channels, C.
+        attn (nn.Module): The attention layer, for channels-last maps.
+        mlp_ratio (float): Hidden channels of the MLP in units of ``dim``.
+        drop_path_rate (float): Probability of stochastic depth. Default: 0.
+
+    Raises:
+        ConfigError: If ``mlp_ratio`` leaves the MLP no hidden channel.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        attn: nn.Module,
+        mlp_ratio: float,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not is_number(mlp_ratio) or mlp_ratio * dim < 1:
+            raise ConfigError(
+                'mlp_ratio must be a number of at least 1 / dim, got '
+                f'mlp_ratio={mlp_ratio!r}, dim={dim}'
+            )
+        self.pos_embed = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = MLP(dim, int(mlp_ratio * dim))
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the block.
+
+        Args:
+            x (Tensor): Map of shape (N, C, H, W).
+
+        Returns:
+            Tensor: Map of the same shape, channels last in memory.
+        """
+        x = x + self.pos_embed(x)
+        x = x.permute(0, 2, 3, 1)
+        x = add(x, self.drop_path(self.attn(self.norm1(x))))
+        x = add(x, self.drop_path(self.mlp(self.norm2(x))))
+        return x.permute(0, 3, 1, 2)
