@@ -14,6 +14,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mmbiformer.models.swap import render_config, swap_backbone
+from mmbiformer.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs/any_head.md'
@@ -288,6 +289,6 @@ def test_loss_and_predictions(kind, name, table):
 @pytest.mark.parametrize(('name', 'why'), REFUSED)
 def test_what_cannot_work_is_said_to_be_so(name, why):
     cfg = get_config(name)
-    with pytest.raises(ValueError, match=why):
+    with pytest.raises(ConfigError, match=why):
         swap_backbone(cfg, read_donor(cfg.default_scope))
     assert f'`{name}`' in PAGE.read_text()
