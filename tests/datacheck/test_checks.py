@@ -9,8 +9,8 @@ from mmbiformer.datacheck.checks import (
     check_classes,
     check_data,
     check_labels,
-    check_pretrained,
 )
+from mmbiformer.utils.config import check_pretrained
 
 
 def make_config(**dataset):

@@ -170,7 +170,7 @@ class TestBadInput:
     def test_outputs(self, refuse, image, tmp_path):
         assert '--out must end in .png' in refuse('--out=a.bmp')
         message = refuse('--out', tmp_path / 'nowhere/a.png')
-        assert 'there is no folder' in message
+        assert f"{tmp_path / 'nowhere'}' is not a folder" in message
         assert '--html must end in .html' in refuse('--html=a.txt')
         before = image.read_bytes()
         assert 'would overwrite the image' in refuse('--out', image)
