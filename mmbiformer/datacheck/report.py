@@ -19,7 +19,7 @@ EFFECTS = {
 class Kind(NamedTuple):
     """A kind of problem.
 
-    Args:
+    Attributes:
         effect (str): One of :data:`EFFECTS`.
         rule (str): What training and testing do with it.
     """

@@ -1,6 +1,6 @@
 """mmengine's training loops, starting where a run goes on."""
 
-from typing import Iterator, Optional, Sequence
+from typing import Any, Iterator, Optional, Sequence
 
 from mmengine.runner import EpochBasedTrainLoop
 
@@ -15,7 +15,7 @@ class ResumableEpochBasedTrainLoop(EpochBasedTrainLoop):
         **kwargs: As mmengine's ``EpochBasedTrainLoop``.
     """
 
-    def __init__(self, *args, skipped: int = 0, **kwargs) -> None:
+    def __init__(self, *args: Any, skipped: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._skipped = skipped
 
