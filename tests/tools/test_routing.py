@@ -44,7 +44,7 @@ def image(digits, tmp_path_factory):
 
 
 def outlined(picture):
-    """Return left, top, right and bottom of what has the query's colour."""
+    """Return left, top, right and bottom of the area in the query's color."""
     rgb = [int(QUERY_COLOR[i : i + 2], 16) for i in (1, 3, 5)]
     ys, xs = np.nonzero(np.abs(picture[..., ::-1] - rgb).max(axis=-1) < 12)
     return xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
@@ -143,7 +143,7 @@ class TestBadInput:
             "default_scope = 'mmdet'\n"
         )
         message = refuse(config=config)
-        assert 'one BiFormer, but 0 are in this MaskRCNN' in message
+        assert 'one BiFormer, but this MaskRCNN contains 0' in message
 
     def test_images(self, refuse, tmp_path):
         message = refuse(image=tmp_path / 'nowhere.png')
