@@ -602,7 +602,7 @@ def test_a_part_of_coco_and_of_ade20k(coco, pairs):
     (coco.folder / 'a.json').rename(coco.folder / 'instances_val2017.json')
     report = check_split(coco.cfg, 'train', workers=1)
     assert report.remarks == [
-        'the whole COCO 2017 val has 5,000 images, 36,781 objects'
+        'the complete COCO 2017 val has 5,000 images, 36,781 objects'
     ]
     pairs.dataset.type = 'ADE20KDataset'
     pairs.dataset.metainfo = None
@@ -615,7 +615,7 @@ def test_a_part_of_coco_and_of_ade20k(coco, pairs):
             pairs.folder / 'images/training' / name
         )
     report = check_split(pairs.cfg, 'train', workers=1)
-    assert 'the whole ADE20K SceneParsing train has 20,210 images' in (
+    assert 'the complete ADE20K SceneParsing train has 20,210 images' in (
         report.remarks
     )
 
