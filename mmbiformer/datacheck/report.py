@@ -89,7 +89,7 @@ KINDS = {
     'image with transparency': Kind(
         NOTE, 'transparency is dropped, hidden colors become visible'
     ),
-    'CMYK image': Kind(NOTE, 'converted to RGB without a colour profile'),
+    'CMYK image': Kind(NOTE, 'converted to RGB without a color profile'),
     '16-bit image': Kind(
         NOTE, 'values are divided by 256: 12-bit images become nearly black'
     ),
