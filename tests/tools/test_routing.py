@@ -92,7 +92,7 @@ def test_a_picture_and_a_page(run_tool, image, checkpoint, tmp_path):
 
 def test_all_stages_without_a_checkpoint(run_tool, image, tmp_path):
     result = run_tool(TOOL, image, CONFIG, '--all-stages', cwd=tmp_path)
-    assert 'without --checkpoint the weights are random' in result.stderr
+    assert 'without --checkpoint all weights are random' in result.stderr
     # Not a line for every weight.
     assert result.stdout == 'picture     routing.png\n'
     all_stages = cv2.imread(str(tmp_path / 'routing.png'))
@@ -128,7 +128,7 @@ class TestBadInput:
 
     def test_a_stage_without_routing(self, refuse):
         message = refuse('--stage=4')
-        assert 'stage=4 has no routing' in message
+        assert 'stage=4 has global attention' in message
         assert '[1, 2, 3]' in message
 
     def test_no_such_stage_or_block(self, refuse):
@@ -170,7 +170,7 @@ class TestBadInput:
     def test_outputs(self, refuse, image, tmp_path):
         assert '--out must end in .png' in refuse('--out=a.bmp')
         message = refuse('--out', tmp_path / 'nowhere/a.png')
-        assert 'there is no folder' in message
+        assert 'is not a folder' in message
         assert '--html must end in .html' in refuse('--html=a.txt')
         before = image.read_bytes()
         assert 'would overwrite the image' in refuse('--out', image)
