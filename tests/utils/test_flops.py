@@ -139,7 +139,7 @@ def test_tool_counts_a_segmentor_without_biformer(run_tool_here):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ([], 'give a config or --arch'),
+        ([], 'either a config or --arch'),
         (['missing.py'], "config='missing.py' is not a file"),
         (['mmdet::missing.py'], "config='mmdet::missing.py'"),
         ([CONFIG, '--shape', 1], '--shape 1'),

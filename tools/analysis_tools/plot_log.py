@@ -1,4 +1,4 @@
-"""Draw the curves of one or several training runs."""
+"""Plot the curves of one or several training runs on one page."""
 
 import argparse
 import sys
@@ -15,25 +15,18 @@ def parse_args() -> argparse.Namespace:
         'logs',
         nargs='+',
         metavar='LOG',
-        help='work directory, folder of a run, or scalars.json',
+        help='work directory (its runs are merged, as parts of a resumed '
+        'training), folder of a run, or scalars.json',
     )
     parser.add_argument(
-        '--keys',
-        nargs='+',
-        metavar='KEY',
-        help='what to draw, such as loss_cls or coco/bbox_mAP_50 (default: '
-        'loss, learning rate, AP or mIoU, time, memory)',
+        '--legend', nargs='+', metavar='NAME', help='name of each run'
     )
-    parser.add_argument(
-        '--legend', nargs='+', metavar='NAME', help='what to call each run'
-    )
-    parser.add_argument('--title', help='title of the picture')
     parser.add_argument(
         '--out',
         type=Path,
         default='curves.png',
         metavar='FILE',
-        help=f'picture to write, {", ".join(PICTURE_SUFFIXES)} '
+        help=f'file to write, {", ".join(PICTURE_SUFFIXES)} '
         '(default: %(default)s)',
     )
     args = parser.parse_args()
@@ -54,8 +47,7 @@ def main() -> None:
             read_log(log, name)
             for log, name in zip(args.logs, names, strict=True)
         ]
-        figure = draw_curves(runs, args.keys, args.title)
-        figure.savefig(args.out)
+        draw_curves(runs).savefig(args.out)
     except (OSError, ValueError) as error:
         sys.exit(f'plot_log.py: error: {error}')
     print(f'picture     {args.out}')

@@ -1,7 +1,7 @@
-"""Tell what is wrong with the data of a config, before training.
+"""Check all data of a config, before training.
 
-All images, annotations and label maps are read. Exits with 1 if anything
-would stop training or testing, or give wrong results.
+All images, annotations and label maps are read. The exit status is 1 if any
+problem would stop training or testing, or lead to wrong results.
 """
 
 import argparse
@@ -23,20 +23,21 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         choices=SPLITS,
         default=('train', 'val'),
-        help='which of the data sets to look at (default: train val)',
+        help='data sets to check (default: train val)',
     )
     parser.add_argument(
         '--workers',
         type=int,
         default=os.cpu_count() or 1,
-        help='processes that read images (default: one a core)',
+        help='number of processes that read images (default: one per core)',
     )
     parser.add_argument(
         '--show',
         type=int,
         default=3,
         metavar='N',
-        help='files to name for each kind of problem (default: %(default)s)',
+        help='number of files to list for each kind of problem '
+        '(default: %(default)s)',
     )
     args = parser.parse_args()
     for name, least in (('workers', 1), ('show', 0)):

@@ -1,4 +1,4 @@
-"""Print a config with all that it inherits."""
+"""Print a config with everything that it inherits."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ def parse_args() -> argparse.Namespace:
         '--save-path',
         type=Path,
         metavar='FILE',
-        help='save it too: .py, .json or .yml; FILE must not exist',
+        help='also save it to a new file: .py, .json or .yml',
     )
     return parser.parse_args()
 
