@@ -14,8 +14,8 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 
-from mmbiformer.checkpoints.checkpoint import load_from_local, save_atomically
 from mmbiformer.checkpoints.convert import convert_checkpoint
+from mmbiformer.checkpoints.io import load_from_local, save_atomically
 from mmbiformer.utils.config import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
