@@ -415,7 +415,7 @@ def test_memory_is_flat_over_2000_images(
     assert end < 1.02 * middle
 
 
-def test_a_checkpoint_that_is_cut_off_is_passed_over(
+def test_a_checkpoint_that_is_cut_off_is_skipped(
     whole, configs, tool_server, tmp_path
 ):
     work_dir = tmp_path / 'run'
