@@ -92,11 +92,12 @@ def make_config(args: argparse.Namespace) -> Config:
 
 def main() -> None:
     args = parse_args()
+    from mmbiformer.checkpoints.strict import strict_loading
     from mmbiformer.reliable.launch import leave_process_group
     from mmbiformer.reliable.runner import build_runner
     from mmbiformer.utils.command_line import one_line_errors
 
-    with one_line_errors('train.py') as tool:
+    with one_line_errors('train.py') as tool, strict_loading():
         tool.runner = build_runner(make_config(args))
         tool.runner.train()
         leave_process_group()

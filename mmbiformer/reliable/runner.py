@@ -1,4 +1,4 @@
-"""mmengine's Runner, with errors where it would go on or be obscure."""
+"""mmengine's Runner, with checks of what it takes, and exact resuming."""
 
 import errno
 import os
@@ -30,13 +30,18 @@ from mmengine.runner import (
     IterBasedTrainLoop,
     Runner,
 )
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from mmbiformer.checkpoints.io import load_checkpoint
+from mmbiformer.checkpoints.plain_data import to_plain
+from mmbiformer.checkpoints.strict import strict_loading
+from mmbiformer.checkpoints.weights import load_all_weights
 from mmbiformer.datacheck.checked_pipeline import check_samples
 from mmbiformer.datacheck.checks import check_annotations
+from mmbiformer.utils.errors import CheckpointError, OutputError
+from mmbiformer.utils.files import atomic_write, remove_leftovers
 
 from .batches import make_resumable, seed_batches, shield_workers
 from .hooks import (
@@ -51,16 +56,20 @@ from .loops import ResumableEpochBasedTrainLoop, SkippedBatches
 from .resume import find_checkpoint
 
 
+@RUNNERS.register_module()
 class CheckedRunner(Runner):
     """A Runner that refuses what does not fit, and resumes exactly.
 
     It refuses data and weights that do not fit the config, stops at numbers
-    that are not finite, writes checkpoints in one step, goes on from one as
-    if it had never stopped, and ends in order at Ctrl-C or SIGTERM.
+    that are not finite, loads checkpoints strictly and saves them atomically,
+    resumes as if it had never stopped, and ends in order at Ctrl-C or SIGTERM.
+
+    What it saves, ``torch.load(weights_only=True)`` can load once
+    ``mmbiformer`` is imported, so mmdet's and mmseg's own tools can use it.
 
     Attributes:
-        started (bool): Whether training or testing has begun; before, all
-            errors are of the config or the data.
+        started (bool): Whether training or testing has begun; before that,
+            all errors are of the config or the data.
         last_checkpoint (str, optional): The last checkpoint that can be
             resumed, written or resumed by this run.
         saved_position (tuple[int, int], optional): Its epoch and iteration.
@@ -98,6 +107,10 @@ class CheckedRunner(Runner):
     def call_hook(self, fn_name: str, **kwargs) -> None:
         """Call all hooks; arguments are those of mmengine's Runner."""
         super().call_hook(fn_name, **kwargs)
+        if fn_name == 'before_save_checkpoint':
+            # After all hooks: these may add anything.
+            checkpoint = kwargs['checkpoint']
+            checkpoint.update(to_plain(checkpoint))
         self.started = self.started or fn_name in (
             'before_train',
             'before_test',
@@ -130,9 +143,10 @@ class CheckedRunner(Runner):
         Raises:
             FloatingPointError: If the loss, its gradients or the weights are
                 not finite.
+            OutputError: If the disk is full.
             TrainingInterrupted: If a signal ended it.
         """
-        with self._discarded_on_error(), self._interruption:
+        with strict_loading(), self._discarded_on_error(), self._interruption:
             if self._resume:
                 self._find_start()
             try:
@@ -141,15 +155,15 @@ class CheckedRunner(Runner):
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 last = self.last_checkpoint or 'none was written yet'
-                raise OSError(
+                raise OutputError(
                     error.errno,
                     f'{os.strerror(error.errno)}: work_dir={self.work_dir!r} '
                     f'is full. The last good checkpoint: {last}. Make room, '
-                    'and go on by --resume',
+                    'and resume by --resume',
                 ) from error
 
     def _find_start(self) -> None:
-        """Find where to go on, before the data are read in their order."""
+        """Find where to resume, before the data are read in their order."""
         if self._load_from is None:
             found = [find_checkpoint(self.work_dir) if get_rank() == 0 else 0]
             broadcast_object_list(found)
@@ -161,7 +175,7 @@ class CheckedRunner(Runner):
             )
             self._resume = False
             return
-        checkpoint = CheckpointLoader.load_checkpoint(self._load_from, 'cpu')
+        checkpoint = load_checkpoint(self._load_from, 'cpu')
         if isinstance(checkpoint, dict):
             self._start = checkpoint.get('meta', {})
         seed = self._start.get('seed')
@@ -171,7 +185,7 @@ class CheckedRunner(Runner):
             self.set_randomness(**self._randomness_cfg)
 
     def build_train_loop(self, loop: Union[BaseLoop, dict]) -> BaseLoop:
-        """Build the training loop; it starts where the run goes on.
+        """Build the training loop; it starts where the run resumes.
 
         Args:
             loop (BaseLoop | dict): As in mmengine's Runner.
@@ -290,11 +304,11 @@ class CheckedRunner(Runner):
     def test(self) -> dict:
         """Test; the checkpoint must hold every weight of the model."""
         self._testing = True
-        with self._discarded_on_error():
+        with strict_loading(), self._discarded_on_error():
             return super().test()
 
     def resume(self, filename: str, *args, **kwargs) -> None:
-        """Go on from a checkpoint, with the arguments of mmengine's Runner."""
+        """Resume from a checkpoint; arguments are those of the Runner."""
         super().resume(filename, *args, **kwargs)
         self.last_checkpoint = filename
         self.saved_position = (self.epoch, self.iter)
@@ -308,7 +322,7 @@ class CheckedRunner(Runner):
         meta: Optional[dict] = None,
         **kwargs,
     ) -> None:
-        """Save a checkpoint, visible under its name only when it is whole.
+        """Save a checkpoint, visible under its name only when it is complete.
 
         Arguments are those of mmengine's Runner.
 
@@ -317,27 +331,24 @@ class CheckedRunner(Runner):
         """
         check_finite(self.model)
         path = osp.join(out_dir, filename)
-        # Other places than folders, such as buckets, show whole files only.
-        local = '://' not in out_dir
-        # A run that was killed while it wrote leaves this file, and writes
-        # over it when it comes here again.
-        scratch = osp.join(out_dir, f'.{filename}.part')
-        try:
-            super().save_checkpoint(
+
+        def save(name: str) -> None:
+            super(CheckedRunner, self).save_checkpoint(
                 out_dir,
-                osp.basename(scratch) if local else filename,
+                name,
                 *args,
                 save_optimizer=save_optimizer,
                 meta=meta,
                 **kwargs,
             )
-            if local and is_main_process():
-                with open(scratch, 'rb') as file:
-                    os.fsync(file.fileno())
-                os.replace(scratch, path)
-        finally:
-            if is_main_process() and osp.isfile(scratch):
-                os.remove(scratch)
+
+        # Other places than folders, such as buckets, show complete files only.
+        if '://' not in out_dir and is_main_process():
+            remove_leftovers(out_dir, '.pth')
+            with atomic_write(path) as scratch:
+                save(scratch.name)
+        else:
+            save(filename)
         if save_optimizer:
             self.last_checkpoint = path
             if meta:
@@ -353,16 +364,18 @@ class CheckedRunner(Runner):
         """Load a checkpoint; arguments are those of mmengine's Runner.
 
         Raises:
-            ValueError: If the runner tests or resumes, and weights are
-                missing or of another shape: mmengine would go on with random
-                ones. Or if it resumes, and the optimizer's state is missing.
+            CheckpointError: If the file cannot be read or could run code; if
+                the runner tests or resumes, and weights are missing or of
+                another shape, for which mmengine would use random ones; or if
+                it resumes, and the optimizer's state is missing.
         """
         try:
-            checkpoint = super().load_checkpoint(
-                filename, map_location, *args, **kwargs
-            )
+            with strict_loading():
+                checkpoint = super().load_checkpoint(
+                    filename, map_location, *args, **kwargs
+                )
         except (AttributeError, TypeError) as error:
-            raise ValueError(
+            raise CheckpointError(
                 f'checkpoint={filename!r} holds no weights'
             ) from error
         if self._testing or self._resume:
@@ -371,9 +384,9 @@ class CheckedRunner(Runner):
                 model = model.module
             if isinstance(model, BaseTTAModel):
                 model = model.module
-            check_weights(model, checkpoint, filename)
+            load_all_weights(model, checkpoint, filename)
         if self._resume and 'optimizer' not in checkpoint:
-            raise ValueError(
+            raise CheckpointError(
                 f'checkpoint={filename!r} holds no state of the optimizer, '
                 'and cannot be resumed; to start from its weights: '
                 f'--cfg-options load_from={filename}'
@@ -422,41 +435,3 @@ def _refuse_empty(dataset: dict) -> None:
         'names are those of metainfo.classes. Its settings: '
         f'{_settings_of(dataset)}'
     )
-
-
-def check_weights(model: nn.Module, checkpoint: dict, filename: str) -> None:
-    """Load weights; refuse those that leave weights of a model as they were.
-
-    Args:
-        model (nn.Module): The model; changed in place.
-        checkpoint (dict): What the file holds.
-        filename (str): The file, for the message.
-
-    Raises:
-        ValueError: If weights are missing or of another shape, or the
-            backbone has none of the names of some.
-    """
-    weights = checkpoint.get('state_dict', checkpoint)
-    weights = {
-        name[len('module.') :] if name.startswith('module.') else name: value
-        for name, value in weights.items()
-    }
-    try:
-        missing, surplus = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        lines = str(error).splitlines()
-        more = f'\n\t… ({len(lines) - 1} in all)' if len(lines) > 6 else ''
-        raise ValueError(
-            f'checkpoint={filename!r} is not for the model of this config: '
-            + '\n'.join(lines[:6])
-            + more
-        ) from None
-    # Heads may be left out on purpose, such as an auxiliary one.
-    surplus = [name for name in surplus if name.startswith('backbone.')]
-    for problem, names in (('lacks', missing), ('has besides', surplus)):
-        if names:
-            raise ValueError(
-                f'checkpoint={filename!r} is not for the model of this '
-                f'config: it {problem} {len(names)} weights, such as '
-                f'{names[:5]}'
-            )

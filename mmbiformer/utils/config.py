@@ -4,10 +4,13 @@ import argparse
 import logging
 import os
 import os.path as osp
+from contextlib import contextmanager
 from copy import deepcopy
-from typing import Optional
+from importlib.metadata import PackageNotFoundError, distribution
+from typing import Iterator, Optional
 
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
 from mmengine.hub import get_config
 from mmengine.logging import print_log
@@ -39,6 +42,24 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@contextmanager
+def installed_mmseg() -> Iterator[None]:
+    """Let mmengine find mmseg by ``'mmseg::…'`` in both families.
+
+    The table of mmengine's fork names a distribution that is not that of the
+    fork of mmsegmentation. The table is restored at the end of the block.
+    """
+    name = MODULE2PACKAGE['mmseg']
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        MODULE2PACKAGE['mmseg'] = 'mmseg'
+    try:
+        yield
+    finally:
+        MODULE2PACKAGE['mmseg'] = name
+
+
 def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
     """Read a config file with all that it inherits.
 
@@ -63,7 +84,8 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
         )
     # A config is code, and may raise anything.
     try:
-        cfg = get_config(path) if named else Config.fromfile(path)
+        with installed_mmseg():
+            cfg = get_config(path) if named else Config.fromfile(path)
     except Exception as error:
         raise ValueError(
             f'config={path!r} cannot be read ({type(error).__name__}: {error})'

@@ -6,11 +6,12 @@ from typing import Optional
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose
-from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmbiformer.reliable.runner import check_weights
+from mmbiformer.checkpoints.io import load_checkpoint
+from mmbiformer.checkpoints.strict import strict_loading
+from mmbiformer.checkpoints.weights import load_all_weights
 
 from .config import check_pretrained
 from .files import check_checkpoint
@@ -51,21 +52,16 @@ def load_weights(
     Raises:
         FileNotFoundError: If the checkpoint, or one that the config starts
             from, is not there.
-        RuntimeError: If it cannot be read.
-        ValueError: If it is of another model.
+        CheckpointError: If it cannot be read, or is of another model.
     """
     if checkpoint is None:
         check_pretrained(cfg)
-        model.init_weights()
+        with strict_loading():
+            model.init_weights()
         return {}
     check_checkpoint(checkpoint)
-    loaded = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
-    try:
-        check_weights(model, loaded, checkpoint)
-    except (AttributeError, TypeError) as error:
-        raise ValueError(
-            f'checkpoint={checkpoint!r} holds no weights'
-        ) from error
+    loaded = load_checkpoint(checkpoint, 'cpu')
+    load_all_weights(model, loaded, checkpoint)
     return loaded.get('meta') or {}
 
 

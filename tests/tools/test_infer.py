@@ -312,7 +312,7 @@ class TestBadInput:
         message = refuse(checkpoint='nowhere.pth')
         assert "checkpoint='nowhere.pth' is not a file" in message
         message = refuse(checkpoint=segmentor[1])
-        assert 'is not for the model of this config' in message
+        assert 'does not fit the model of this config' in message
         broken = tmp_path / 'broken.pth'
         broken.write_bytes(segmentor[1].read_bytes()[:1000])
         assert 'truncated' in refuse(checkpoint=broken)

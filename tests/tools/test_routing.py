@@ -163,7 +163,8 @@ class TestBadInput:
         other = tmp_path / 'other.pth'
         torch.save(dict(state_dict={'a': torch.zeros(1)}), other)
         message = refuse('--checkpoint', other)
-        assert 'is not for the model of this config: it lacks' in message
+        assert 'does not fit the model of this config' in message
+        assert 'missing: ' in message
         torch.save([1, 2], other)
         assert 'holds no weights' in refuse('--checkpoint', other)
 

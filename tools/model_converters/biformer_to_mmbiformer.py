@@ -14,8 +14,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmbiformer.checkpoints.checkpoint import load_from_local, save_atomically
 from mmbiformer.checkpoints.convert import convert_checkpoint
+from mmbiformer.checkpoints.io import load_checkpoint, save_atomically
 from mmbiformer.utils.config import add_config_arguments, read_config
 from mmbiformer.utils.files import check_output
 from mmbiformer.utils.text import list_some
@@ -40,7 +40,7 @@ def main() -> None:
     try:
         check_output(args.dst, 'DST', args.force)
         cfg = read_config(args.config, args.cfg_options)
-        checkpoint = load_from_local(args.src, map_location='cpu')
+        checkpoint = load_checkpoint(args.src, map_location='cpu')
         checkpoint, fates = convert_checkpoint(checkpoint, cfg, args.src)
         save_atomically(checkpoint, args.dst, args.force)
     except (OSError, RuntimeError, ValueError) as error:

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmbiformer.checkpoints.checkpoint import load_from_local, save_atomically
 from mmbiformer.checkpoints.convert import strip_checkpoint
+from mmbiformer.checkpoints.io import load_checkpoint, save_atomically
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,7 +32,7 @@ def main() -> None:
     args = parse_args()
     try:
         checkpoint, left_out = strip_checkpoint(
-            load_from_local(args.in_file, map_location='cpu'),
+            load_checkpoint(args.in_file, map_location='cpu'),
             args.in_file,
             args.save_keys,
         )
