@@ -5,9 +5,11 @@ import os
 import torch.distributed as dist
 from mmengine.device import get_device
 
+from mmbiformer.utils.errors import ConfigError
+
 
 def init_cpu_process_group(launcher: str) -> None:
-    """Make the process group where mmengine cannot: without an accelerator.
+    """Create the process group where mmengine cannot: without an accelerator.
 
     mmengine's launchers choose a GPU before anything else, but leave a group
     alone that exists already. With an accelerator, or one process, this does
@@ -17,18 +19,18 @@ def init_cpu_process_group(launcher: str) -> None:
         launcher (str): The tools' ``--launcher``.
 
     Raises:
-        RuntimeError: If there is no accelerator and ``launcher`` is one that
+        ConfigError: If there is no accelerator and ``launcher`` is one that
             needs it, or the launcher's environment variables are not set.
     """
     if launcher == 'pytorch' and 'RANK' not in os.environ:
-        raise RuntimeError(
+        raise ConfigError(
             '--launcher=pytorch is for processes that torchrun starts; use '
             'tools/dist_train.sh or tools/dist_test.sh'
         )
     if launcher == 'none' or get_device() != 'cpu' or dist.is_initialized():
         return
     if launcher != 'pytorch':
-        raise RuntimeError(
+        raise ConfigError(
             f'--launcher={launcher} needs GPUs, and none is there; without '
             'them, several processes start by tools/dist_train.sh and '
             'tools/dist_test.sh (--launcher=pytorch)'

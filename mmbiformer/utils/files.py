@@ -83,9 +83,7 @@ def check_output(
         raise OutputError(f'{value} is a folder; name a file')
     if path.exists() and not force:
         hint = '' if force is None else ', or overwrite it by --force'
-        raise OutputError(
-            f'{value} exists already; name another file{hint}'
-        )
+        raise OutputError(f'{value} exists already; name another file{hint}')
     if not path.parent.is_dir():
         raise OutputError(
             f'{value}: {str(path.parent.resolve())!r} is not a folder'
