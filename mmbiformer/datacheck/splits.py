@@ -4,6 +4,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmbiformer.utils.datasets import leaf_settings
+from mmbiformer.utils.errors import ConfigError
 from mmbiformer.utils.text import one_line
 
 from .checks import check_classes, check_data
@@ -27,12 +28,12 @@ def check_split(cfg: Config, split: str, workers: int = 2) -> SplitReport:
         SplitReport: What there is, and what is wrong.
 
     Raises:
-        ValueError: If the config has no such dataloader, or a data set of a
+        ConfigError: If the config has no such dataloader, or a data set of a
             kind that cannot be looked into.
     """
     loader = f'{split}_dataloader'
     if cfg.get(loader) is None:
-        raise ValueError(f'{cfg.filename} has no {loader!r}')
+        raise ConfigError(f'{cfg.filename} has no {loader!r}')
     report = SplitReport(split)
     try:
         check_classes(cfg, [loader])
@@ -61,7 +62,7 @@ def check_split(cfg: Config, split: str, workers: int = 2) -> SplitReport:
         elif cfg.default_scope == 'mmseg' and hasattr(dataset, 'label_map'):
             check_label_maps(dataset, report, workers)
         else:
-            raise ValueError(
+            raise ConfigError(
                 f'{loader}: data sets of type {type(dataset).__name__} cannot '
                 'be looked into, only those of COCO annotations (CocoDataset) '
                 'and of images and label maps (BaseSegDataset), or types '
