@@ -34,6 +34,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from mmbiformer.models import BiFormer
 from mmbiformer.ops import ATTENTION_BACKENDS
 from mmbiformer.utils.config import build_model, read_config
+from mmbiformer.utils.errors import ConfigError
 from mmbiformer.utils.synthetic import random_batch
 
 BACKBONES = {
@@ -88,8 +89,8 @@ class Candidate(NamedTuple):
         """Refuse what cannot be built.
 
         Raises:
-            FileNotFoundError: If a config is not there.
-            ValueError: If a backbone or attention backend is unknown, or a
+            MissingFileError: If a config is not there.
+            ConfigError: If a backbone or attention backend is unknown, or a
                 config is not for detection or segmentation.
         """
         if self.is_config:
@@ -97,16 +98,16 @@ class Candidate(NamedTuple):
             return
         name, colon, backend = self.name.partition(':')
         if name not in BACKBONES:
-            raise ValueError(
+            raise ConfigError(
                 f'a backbone must be one of {tuple(BACKBONES)}, got '
                 f'{self.name!r}'
             )
         if colon and not self.has_n_win:
-            raise ValueError(
+            raise ConfigError(
                 f'only BiFormer takes an attention backend, got {self.name!r}'
             )
         if colon and backend not in ATTENTION_BACKENDS:
-            raise ValueError(
+            raise ConfigError(
                 f'an attention backend must be one of {ATTENTION_BACKENDS}, '
                 f'got {self.name!r}'
             )

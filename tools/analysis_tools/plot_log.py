@@ -1,9 +1,14 @@
 """Draw the curves of one or several training runs."""
 
 import argparse
-import sys
+import signal
 from pathlib import Path
 
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from mmbiformer.utils.command_line import command_line
 from mmbiformer.utils.files import check_output
 from mmbiformer.visualization import PICTURE_SUFFIXES
 from mmbiformer.visualization.curves import draw_curves, read_log
@@ -48,7 +53,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     names = args.legend or [None] * len(args.logs)
-    try:
+    with command_line('plot_log.py'):
         check_output(args.out, '--out', True, PICTURE_SUFFIXES)
         runs = [
             read_log(log, name)
@@ -56,8 +61,6 @@ def main() -> None:
         ]
         figure = draw_curves(runs, args.keys, args.title)
         figure.savefig(args.out)
-    except (OSError, ValueError) as error:
-        sys.exit(f'plot_log.py: error: {error}')
     print(f'picture     {args.out}')
 
 
