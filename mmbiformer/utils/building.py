@@ -202,13 +202,16 @@ def _locate(settings: dict, cfg: Union[Config, dict], key: str) -> str:
         str: Such as ``'model.backbone.type'``, or ``key`` alone if the
         config has no such settings.
     """
-    equal, alike = [], []
+    equal, alike, others = [], [], []
     for where, node in _walk(cfg):
-        if node.get('type') == settings.get('type') and key in node:
+        if key in node and node[key] == settings[key]:
+            others.append(f'{where}.{key}')
+        if key in node and node.get('type') == settings['type']:
             alike.append(f'{where}.{key}')
             if node == settings:
                 equal.append(f'{where}.{key}')
-    return list_some(equal or alike, 3) or key
+    # Runners and models fill in settings, and the type where it has a default.
+    return list_some(equal or alike or others, 3) or key
 
 
 def _walk(node: object, where: str = '') -> Iterator[tuple]:
