@@ -9,7 +9,7 @@ import threading
 import traceback
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Union
 
 from mmengine.logging import MMLogger
 
@@ -47,8 +47,7 @@ def command_line(tool: str) -> Iterator[None]:
         status = 128 + getattr(error, 'signum', signal.SIGINT)
         _release(error)
     except Exception as error:
-        _report(tool, error)
-        status = 1
+        status = _report(tool, error)
         _release(error)
     else:
         return
@@ -100,17 +99,25 @@ def _shorten(path: str) -> str:
     return path
 
 
-def _report(tool: str, error: Exception) -> None:
-    """Show an error, and write its traceback to the log file."""
+def _report(tool: str, error: Exception) -> Union[int, str]:
+    """Show an error, and write its traceback to the log file.
+
+    Args:
+        tool (str): Name of the tool.
+        error (Exception): The error.
+
+    Returns:
+        int | str: What to exit with: a line to show, or the status.
+    """
     line = f'{tool}: error: {describe_error(error)}'
     _write_log(''.join(traceback.format_exception(error)) + line)
     if not isinstance(error, UserError):
         # torch puts the rank before each line.
         sys.excepthook(type(error), error, error.__traceback__)
-    elif os.path.exists(os.environ.get('TORCHELASTIC_ERROR_FILE', '')):
-        # torchrun shows the error of the first process that failed.
-        return
-    print(line, file=sys.stderr)
+        return line
+    # torchrun shows the error of the first process that failed.
+    recorded = os.path.exists(os.environ.get('TORCHELASTIC_ERROR_FILE', ''))
+    return 1 if recorded else line
 
 
 def _write_log(text: str) -> None:

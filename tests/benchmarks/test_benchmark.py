@@ -101,17 +101,14 @@ def test_tool_names_bad_input(arguments, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', [str(TOOL), *arguments])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(TOOL), run_name='__main__')
-    assert end.value.code in (1, 2)
-    assert message in capsys.readouterr().err
+    assert message in str(end.value) + capsys.readouterr().err
 
 
-def test_tool_keeps_files_that_exist(tmp_path, monkeypatch, capsys):
+def test_tool_keeps_files_that_exist(tmp_path, monkeypatch):
     out = tmp_path / 'results.md'
     out.write_text('mine')
     arguments = ['--backbones', 'swin-tiny', '--out', str(out)]
     monkeypatch.setattr(sys, 'argv', [str(TOOL), *arguments])
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit, match='exists'):
         runpy.run_path(str(TOOL), run_name='__main__')
-    assert end.value.code == 1
-    assert f'--out={str(out)!r} exists already' in capsys.readouterr().err
     assert out.read_text() == 'mine'

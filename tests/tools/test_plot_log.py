@@ -126,7 +126,7 @@ def test_bad_input(tmp_path, monkeypatch):
         (['nowhere'], "log='nowhere' is neither"),
         (['run', '--keys', 'nothing'], "keys=['nothing'] were not logged"),
         (['run', '--out', 'a.bmp'], '--out must end in .png'),
-        (['run', '--out', 'nowhere/a.png'], 'there is no folder'),
+        (['run', '--out', 'nowhere/a.png'], "/nowhere' is not a folder"),
     ):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr('sys.argv', ['plot_log.py', *arguments])
