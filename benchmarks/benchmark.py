@@ -13,17 +13,24 @@ Whole models (all networks, without pre- and post-processing):
 import argparse
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import List, Tuple
 
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import torch
 from measure import BACKBONES, Candidate, Result, Setting, compare, paper_n_win
-from mmengine.config import DictAction
 from report import header, plot, result_row, to_json, to_markdown
 
 from mmbiformer.ops import ATTENTION_BACKENDS
-from mmbiformer.utils.files import check_output
+from mmbiformer.utils.arguments import add_cfg_options
+from mmbiformer.utils.command_line import command_line
+from mmbiformer.utils.errors import ConfigError
+from mmbiformer.utils.files import check_output, check_writable
 
 WRITERS = {'.json': to_json, '.md': to_markdown}
 SMALLEST_SIDE = 32
@@ -71,13 +78,7 @@ def parse_args() -> argparse.Namespace:
         help='config files, or names such as mmdet::PATH; of ours, '
         'MMDetection or MMSegmentation',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of all configs',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--shapes',
         nargs='+',
@@ -156,12 +157,12 @@ def parse_args() -> argparse.Namespace:
 def make_candidates(args: argparse.Namespace) -> List[Candidate]:
     """Check and return the models to compare."""
     if args.configs and args.n_win:
-        raise ValueError(
+        raise ConfigError(
             '--n-win is for --backbones; to set it in a config, use '
             '--cfg-options model.backbone.n_win=N'
         )
     if args.backbones and args.cfg_options:
-        raise ValueError('--cfg-options are for --configs')
+        raise ConfigError('--cfg-options are for --configs')
     if args.backbones:
         candidates = [Candidate(name) for name in args.backbones]
     else:
@@ -170,7 +171,7 @@ def make_candidates(args: argparse.Namespace) -> List[Candidate]:
         ]
     for candidate in candidates:
         if candidates.count(candidate) > 1:
-            raise ValueError(f'{candidate.name!r} is given twice')
+            raise ConfigError(f'{candidate.name!r} is given twice')
         candidate.check()
     return candidates
 
@@ -178,12 +179,12 @@ def make_candidates(args: argparse.Namespace) -> List[Candidate]:
 def make_settings(args: argparse.Namespace) -> List[Setting]:
     """Return the settings to measure, one for each image size."""
     if args.device == 'cuda' and not torch.cuda.is_available():
-        raise ValueError('--device cuda: torch finds no GPU')
+        raise ConfigError('--device cuda: torch finds no GPU')
     n_wins = args.n_win or list(map(paper_n_win, args.shapes))
     if len(n_wins) == 1:
         n_wins *= len(args.shapes)
     if len(n_wins) != len(args.shapes):
-        raise ValueError(
+        raise ConfigError(
             '--n-win must be one number, or one for each of --shapes: got '
             f'{len(n_wins)} for {len(args.shapes)}'
         )
@@ -196,12 +197,15 @@ def make_settings(args: argparse.Namespace) -> List[Setting]:
     ]  # fmt: skip
 
 
-def check_outputs(args: argparse.Namespace) -> None:
-    """Check that the files can be written and do not exist."""
-    for path in args.out:
-        check_output(path, '--out', suffixes=tuple(WRITERS))
+def prepare_outputs(args: argparse.Namespace) -> None:
+    """Create the folders of new files; refuse files that exist."""
+    files = [(path, '--out', tuple(WRITERS)) for path in args.out]
     if args.plot:
-        check_output(args.plot, '--plot', suffixes=('.png',))
+        files.append((args.plot, '--plot', ('.png',)))
+    for path, argument, suffixes in files:
+        check_writable(path.parent, argument)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        check_output(path, argument, suffixes=suffixes)
 
 
 def warn_if_busy() -> None:
@@ -227,14 +231,11 @@ def write_report(
         plot(results, setting, args.plot)
 
 
-def main() -> None:
-    args = parse_args()
-    try:
-        candidates = make_candidates(args)
-        settings = make_settings(args)
-        check_outputs(args)
-    except (KeyError, OSError, ValueError) as error:
-        sys.exit(f'benchmark.py: error: {error}')
+def run(args: argparse.Namespace) -> None:
+    """Measure, print and write what the arguments ask for."""
+    candidates = make_candidates(args)
+    settings = make_settings(args)
+    prepare_outputs(args)
     warn_if_busy()
     results = []
     print(' | '.join(header(args.train)), flush=True)
@@ -249,6 +250,12 @@ def main() -> None:
     print('\n' + to_markdown(results, settings[0], args.repeat, command))
     if all(result.error is not None for result in results):
         sys.exit('benchmark.py: error: no model could be measured, see above')
+
+
+def main() -> None:
+    args = parse_args()
+    with command_line('benchmark.py'):
+        run(args)
 
 
 if __name__ == '__main__':

@@ -175,9 +175,9 @@ def run(args: argparse.Namespace) -> int:
 
 def main() -> None:
     args = parse_args()
-    from mmbiformer.utils.command_line import one_line_errors
+    from mmbiformer.utils.command_line import command_line
 
-    with one_line_errors('infer.py'):
+    with command_line('infer.py'):
         status = run(args)
     sys.exit(status)
 

@@ -8,13 +8,20 @@ import os
 import os.path as osp
 from typing import Callable, Optional, Sequence, Tuple, Union
 
+import cv2
 import numpy as np
+from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 from mmengine.dataset import Compose
 from PIL import Image
 from torch.utils.data import Dataset
 
 from mmbiformer.utils.datasets import leaf_datasets
+from mmbiformer.utils.errors import DataError, PipelineError, UserError
 from mmbiformer.utils.text import one_line
+
+# Steps that load files, and what they raise if a file is broken.
+_LOADERS = (LoadAnnotations, LoadImageFromFile)
+_OF_FILES = (AssertionError, OSError, ValueError, cv2.error)
 
 LABEL_MODES = ('1', 'L', 'P')
 """tuple[str]: Pillow's modes of images with one 8-bit value per pixel."""
@@ -30,7 +37,7 @@ def check_jpeg(path: str) -> None:
         path (str): Path of a local file.
 
     Raises:
-        ValueError: If it is a JPEG file whose end is missing.
+        DataError: If it is a JPEG file whose end is missing.
     """
     with open(path, 'rb') as file:
         if file.read(2) != b'\xff\xd8':
@@ -43,7 +50,7 @@ def check_jpeg(path: str) -> None:
         file.seek(0)
         content = file.read()
     if content.rfind(b'\xff\xd9') < content.rfind(b'\xff\xda'):
-        raise ValueError('the JPEG file is truncated, its end is missing')
+        raise DataError('the JPEG file is truncated, its end is missing')
 
 
 def check_label_map(path: str) -> None:
@@ -56,15 +63,15 @@ def check_label_map(path: str) -> None:
         path (str): Path of a local file.
 
     Raises:
-        ValueError: If it is not such an image.
+        DataError: If it is not such an image.
     """
     try:
         with Image.open(path) as image:
             mode = image.mode
     except OSError as error:
-        raise ValueError(f'the label map cannot be read: {error}') from error
+        raise DataError(f'the label map cannot be read: {error}') from error
     if mode not in LABEL_MODES:
-        raise ValueError(
+        raise DataError(
             'a label map must have one 8-bit value a pixel, the number of '
             f"the class (Pillow's modes {LABEL_MODES}), got mode {mode!r}"
         )
@@ -84,12 +91,12 @@ def run_lengths(counts: Union[str, bytes, Sequence[int]]) -> np.ndarray:
         np.ndarray: Run lengths, int64, starting with background.
 
     Raises:
-        ValueError: If the counts are neither such a string nor such numbers.
+        DataError: If the counts are neither such a string nor such numbers.
     """
     if not isinstance(counts, (str, bytes)):
         runs = np.asarray(counts)
         if runs.ndim != 1 or runs.dtype.kind not in 'iu' or (runs < 0).any():
-            raise ValueError('the counts of its mask are no whole numbers')
+            raise DataError('the counts of its mask are no whole numbers')
         return runs.astype(np.int64)
     counts = counts.encode() if isinstance(counts, str) else counts
     codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
@@ -101,18 +108,18 @@ def run_lengths(counts: Union[str, bytes, Sequence[int]]) -> np.ndarray:
         or not len(ends)
         or ends[-1] != len(codes) - 1
     ):
-        raise ValueError('the counts of its mask are no run lengths')
+        raise DataError('the counts of its mask are no run lengths')
     starts = np.concatenate([[0], ends[:-1] + 1])
     sizes = ends - starts + 1
     shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, sizes))
     if shifts.max() > 55:
-        raise ValueError('the counts of its mask are no run lengths')
+        raise DataError('the counts of its mask are no run lengths')
     runs = np.add.reduceat((codes & 31) << shifts, starts)
     runs -= np.where(codes[ends] & 16, np.int64(1) << 5 * sizes, 0)
     for first in (1, 2):
         runs[first::2] = runs[first::2].cumsum()
     if (runs < 0).any():
-        raise ValueError('the counts of its mask are no run lengths')
+        raise DataError('the counts of its mask are no run lengths')
     return runs
 
 
@@ -126,7 +133,7 @@ def check_mask(mask: object, size: Tuple[int, int]) -> None:
         size (tuple[int, int]): Height and width of the image in pixels.
 
     Raises:
-        ValueError: If it is neither polygons nor run lengths, or its size is
+        DataError: If it is neither polygons nor run lengths, or its size is
             not that of the image. The COCO API would leave pixels of such a
             mask undefined.
     """
@@ -137,22 +144,22 @@ def check_mask(mask: object, size: Tuple[int, int]) -> None:
             except (TypeError, ValueError):
                 finite = False
             if not finite:
-                raise ValueError(
+                raise DataError(
                     f'its mask has a polygon of other than numbers: {polygon}'
                 )
     elif not isinstance(mask, dict):
-        raise ValueError(
+        raise DataError(
             f'its mask is neither polygons nor run lengths: {mask!r}'
         )
     elif mask.get('counts') is not None and mask.get('size') is not None:
         if list(mask['size']) != list(size):
-            raise ValueError(
+            raise DataError(
                 f'its mask is {_format(mask["size"])}, and the image is '
                 f'{_format(size)}'
             )
         pixels = run_lengths(mask['counts']).sum()
         if pixels != size[0] * size[1]:
-            raise ValueError(
+            raise DataError(
                 f'its mask has {pixels} pixels, and the image '
                 f'{size[0] * size[1]}'
             )
@@ -188,25 +195,26 @@ class CheckedPipeline(Compose):
             transform asks for another sample.
 
         Raises:
-            ValueError: If the sample is broken or a transform fails on it.
+            DataError: If the sample is broken.
+            PipelineError: If a step fails on it for another reason.
         """
         names = [
             data[key] for key in ('img_path', 'seg_map_path') if data.get(key)
         ]
+        name = ' with '.join(map(str, names)) or 'a sample'
         try:
             self._check_before(data)
             # The annotated size, which later transforms may overwrite.
             size = data.get('height'), data.get('width')
             for step in self.transforms:
                 had = {key for key in ('img', 'gt_seg_map') if key in data}
-                data = _run(step, data)
+                data = _run(step, data, name)
                 if data is None:
                     return None
                 self._check_between(data, had, size)
-        except (OSError, ValueError) as error:
-            where = ' with '.join(map(str, names)) or 'a sample'
-            raise ValueError(
-                f'{where}: {error} (python tools/misc/check_dataset.py CONFIG '
+        except (DataError, OSError) as error:
+            raise DataError(
+                f'{name}: {error} (python tools/misc/check_dataset.py CONFIG '
                 'finds all such files)'
             ) from error
         return data
@@ -218,7 +226,7 @@ class CheckedPipeline(Compose):
         )
         for instance in data.get('instances', ()):
             if not np.isfinite(instance['bbox']).all():
-                raise ValueError(f'an object has the box {instance["bbox"]}')
+                raise DataError(f'an object has the box {instance["bbox"]}')
             if with_mask and 'mask' in instance and 'height' in data:
                 check_mask(instance['mask'], (data['height'], data['width']))
         # mmdet's panoptic label maps are color images, mmseg's are not.
@@ -233,7 +241,7 @@ class CheckedPipeline(Compose):
                 check_jpeg(data['img_path'])
             loaded = tuple(data['img'].shape[:2])
             if None not in annotated and loaded != annotated:
-                raise ValueError(
+                raise DataError(
                     f'the image is {_format(loaded)} as loaded, after its '
                     'EXIF orientation, and the annotations say '
                     f'{_format(annotated)}'
@@ -242,29 +250,35 @@ class CheckedPipeline(Compose):
             labels = tuple(data['gt_seg_map'].shape)
             loaded = tuple(data.get('ori_shape', labels))
             if len(labels) != 2:
-                raise ValueError(
+                raise DataError(
                     f'the image is {_format(loaded)}, and mmseg loads label '
                     'maps of two pixels or more a side only'
                 )
             if labels != loaded:
-                raise ValueError(
+                raise DataError(
                     f'the image is {_format(loaded)} as loaded, after its '
                     f'EXIF orientation, and the label map {_format(labels)}'
                 )
 
 
-def _run(step: Callable, data: dict) -> Optional[dict]:
-    """Run a transform; an error names it in one line."""
+def _run(step: Callable, data: dict, name: str) -> Optional[dict]:
+    """Run a transform; an error names the transform and the sample.
+
+    What a transform that loads files raises is taken to be due to the file.
+    The cause of other errors is not known, so they keep their traceback.
+    """
     try:
         return step(data)
-    except MemoryError:
+    except (MemoryError, UserError):
         raise
     except Exception as error:
         image = data.get('img')
         size = '' if image is None else f', {_format(image.shape)}'
-        raise ValueError(
-            f'{type(step).__name__} fails on the image{size}: '
-            f'{one_line(error)}'
+        problem = f'{type(step).__name__} fails on the image{size}'
+        if isinstance(step, _LOADERS) and isinstance(error, _OF_FILES):
+            raise DataError(f'{problem}: {one_line(error)}') from error
+        raise PipelineError(
+            f'{name}: {problem}: {type(error).__name__}: {one_line(error)}'
         ) from error
 
 

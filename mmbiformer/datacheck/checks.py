@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmbiformer.utils.datasets import leaf_datasets, leaf_settings
+from mmbiformer.utils.errors import ConfigError, DataError, MissingFileError
 from mmbiformer.utils.files import is_local
 
 # Guides of the two frameworks to the layout of their data sets.
@@ -54,14 +55,14 @@ def check_data(cfg: Config, dataloaders: Sequence[str]) -> None:
             that the config sets to None are skipped.
 
     Raises:
-        FileNotFoundError: If anything is missing; the message lists the
+        MissingFileError: If anything is missing; the message lists the
             missing paths and how to prepare the data.
-        ValueError: If the config has no such dataloader.
+        ConfigError: If the config has no such dataloader.
     """
     missing = []
     for name in dataloaders:
         if name not in cfg:
-            raise ValueError(f'{cfg.filename} has no {name!r}')
+            raise ConfigError(f'{cfg.filename} has no {name!r}')
         if cfg[name] is None:
             continue
         missing += [
@@ -71,7 +72,7 @@ def check_data(cfg: Config, dataloaders: Sequence[str]) -> None:
         ]
     if missing:
         how = cfg.get('data_preparation', f'see {_GUIDES[cfg.default_scope]}')
-        raise FileNotFoundError(
+        raise MissingFileError(
             'the data set is not there. Looked for\n'
             + '\n'.join(missing)
             + f'\nTo prepare it: {how}'
@@ -87,7 +88,7 @@ def check_classes(cfg: Config, dataloaders: Sequence[str]) -> None:
             that the config sets to None are skipped.
 
     Raises:
-        ValueError: If they do not, or the classes are not a list of names.
+        ConfigError: If they do not, or the classes are not a list of names.
     """
     heads = dict(_heads(cfg.model, 'model'))
     for loader in dataloaders:
@@ -99,13 +100,13 @@ def check_classes(cfg: Config, dataloaders: Sequence[str]) -> None:
             )
         for where, classes in named:
             if isinstance(classes, str):
-                raise ValueError(
+                raise ConfigError(
                     f'{where} must be a tuple of names, got {classes!r}; one '
                     f'class is written ({classes!r},)'
                 )
             for head, count in heads.items():
                 if count != len(classes):
-                    raise ValueError(
+                    raise ConfigError(
                         f'{head}.num_classes={count}, but {where} has '
                         f'{len(classes)} names; every head must have as many '
                         'classes as the data set'
@@ -152,7 +153,7 @@ def check_annotations(dataset: Dataset, name: str, images: int = 100) -> None:
         images (int): Number of images to check. Default: 100.
 
     Raises:
-        ValueError: If the classes are not the categories in the same order,
+        DataError: If the classes are not the categories in the same order,
             so that objects would get the labels of other classes, or if a
             required mask is missing.
     """
@@ -174,7 +175,7 @@ def _check_categories(dataset: Dataset, name: str) -> None:
         return
     classes = tuple(dataset.metainfo.get('classes') or ())
     if len(found) < len(classes):
-        raise ValueError(
+        raise DataError(
             f'{name}: only {len(found)} of the {len(classes)} names in '
             f'metainfo.classes={classes} are categories of the annotations; '
             'they must be written as there'
@@ -184,7 +185,7 @@ def _check_categories(dataset: Dataset, name: str) -> None:
         return
     numbered = tuple(names[one] for one in found)
     if numbered != classes:
-        raise ValueError(
+        raise DataError(
             f'{name}: metainfo.classes={classes} must name each class once, '
             'in the order of the categories in the annotations, which is '
             f'{numbered}'
@@ -224,7 +225,7 @@ def _check_masks_are_there(dataset: Dataset, name: str, images: int) -> None:
         info = dataset.get_data_info(index)
         for instance in info.get('instances', ()):
             if 'mask' not in instance and not instance.get('ignore_flag'):
-                raise ValueError(
+                raise DataError(
                     f'{name}: an instance of {info["img_path"]} has no mask '
                     "('segmentation' is missing or empty in the "
                     'annotations); a detector with masks, such as Mask R-CNN, '
@@ -244,13 +245,13 @@ def check_labels(
         name (str): Name of the label map, for messages.
 
     Raises:
-        ValueError: If it contains any other value.
+        DataError: If it contains any other value.
     """
     outside = (labels < 0) | (labels >= classes)
     outside &= (labels != ignore_index) & (labels != 255)
     if outside.any():
         values = labels[outside].unique().tolist()
-        raise ValueError(
+        raise DataError(
             f'{name} holds the label values {values[:10]}, and the '
             f'{classes} classes are 0 to {classes - 1} ({ignore_index} is '
             'ignored). Should 0 be ignored and 1 be the first class: '

@@ -85,6 +85,34 @@ def check_coco(dataset: Dataset, report: SplitReport, workers: int) -> None:
         compare_counts(report, osp.basename(path))
 
 
+def annotation_problems(path: str) -> List[str]:
+    """Find the records of a COCO annotation file that mmdet cannot read.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        list[str]: What is wrong, such as a key that is missing.
+    """
+    report = SplitReport('')
+    try:
+        with open(path, encoding='utf-8') as file:
+            content = json.load(file)
+        tables = {key: _records(content, key, report) for key in _KEYS}
+    except (OSError, RecursionError, ValueError) as error:
+        return [one_line(error)]
+    seen = set()
+    for one in tables['annotations']:
+        if one['id'] in seen:
+            report.add('object id twice', f'object {one["id"]}')
+        seen.add(one['id'])
+    return [
+        f'{kind}: {where}'
+        for kind, found in report.problems.items()
+        for where in found
+    ]
+
+
 def _records(content: object, key: str, report: SplitReport) -> List[dict]:
     """Return the records of a table that mmdet can read."""
     table = content.get(key, []) if isinstance(content, dict) else None

@@ -9,6 +9,7 @@ from mmengine.utils import track_parallel_progress, track_progress
 from PIL import Image
 from torch.utils.data import Dataset
 
+from mmbiformer.utils.errors import DataError, PipelineError
 from mmbiformer.utils.text import one_line
 
 from .checked_pipeline import CheckedPipeline, check_jpeg
@@ -103,7 +104,7 @@ def inspect_image(
     ):
         try:
             pipeline(deepcopy(info))
-        except ValueError as error:
+        except (DataError, PipelineError) as error:
             findings.append(
                 ('image that the pipeline rejects', one_line(error))
             )

@@ -17,13 +17,7 @@ from mmengine.model import (
     revert_sync_batchnorm,
 )
 from mmengine.optim import OptimWrapper
-from mmengine.registry import (
-    DATASETS,
-    LOOPS,
-    MODEL_WRAPPERS,
-    OPTIMIZERS,
-    RUNNERS,
-)
+from mmengine.registry import LOOPS, MODEL_WRAPPERS, OPTIMIZERS, RUNNERS
 from mmengine.runner import (
     BaseLoop,
     EpochBasedTrainLoop,
@@ -40,7 +34,19 @@ from mmbiformer.checkpoints.strict import strict_loading
 from mmbiformer.checkpoints.weights import load_all_weights
 from mmbiformer.datacheck.checked_pipeline import check_samples
 from mmbiformer.datacheck.checks import check_annotations
-from mmbiformer.utils.errors import CheckpointError, OutputError
+from mmbiformer.datacheck.loading import (
+    check_not_empty,
+    describe_dataset,
+    loading_errors,
+    settings_of,
+)
+from mmbiformer.utils.building import config_errors, describe_unregistered
+from mmbiformer.utils.errors import (
+    CheckpointError,
+    ConfigError,
+    OutputError,
+    UserError,
+)
 from mmbiformer.utils.files import atomic_write, remove_leftovers
 
 from .batches import make_resumable, seed_batches, shield_workers
@@ -68,8 +74,7 @@ class CheckedRunner(Runner):
     ``mmbiformer`` is imported, so mmdet's and mmseg's own tools can use it.
 
     Attributes:
-        started (bool): Whether training or testing has begun; before that,
-            all errors are of the config or the data.
+        started (bool): Whether training or testing has begun.
         last_checkpoint (str, optional): The last checkpoint that can be
             resumed, written or resumed by this run.
         saved_position (tuple[int, int], optional): Its epoch and iteration.
@@ -84,15 +89,20 @@ class CheckedRunner(Runner):
         self._new_work_dir = not osp.exists(work_dir)
         self._start = {}
         self._interruption = Interruption()
-        with self._discarded_on_error():
+        with self._refusing(kwargs.get('cfg') or {}):
             super().__init__(*args, work_dir=work_dir, **kwargs)
 
     @contextmanager
-    def _discarded_on_error(self) -> Iterator[None]:
-        """Leave no folder of a run that ends before it has begun."""
+    def _refusing(self, cfg: Union[Config, dict]) -> Iterator[None]:
+        """Name a setting that is wrong; leave no folder of such a run.
+
+        Where a run ends before it has begun, and not by what the user can
+        mend, its log stays.
+        """
         try:
-            yield
-        except Exception:
+            with config_errors(cfg):
+                yield
+        except UserError:
             log_dir = getattr(self, '_log_dir', None)
             if log_dir and not self.started and is_main_process():
                 shutil.rmtree(log_dir, ignore_errors=True)
@@ -141,12 +151,12 @@ class CheckedRunner(Runner):
             nn.Module: The model.
 
         Raises:
-            FloatingPointError: If the loss, its gradients or the weights are
+            NonFiniteError: If the loss, its gradients or the weights are
                 not finite.
             OutputError: If the disk is full.
             TrainingInterrupted: If a signal ended it.
         """
-        with strict_loading(), self._discarded_on_error(), self._interruption:
+        with strict_loading(), self._refusing(self.cfg), self._interruption:
             if self._resume:
                 self._find_start()
             try:
@@ -228,38 +238,21 @@ class CheckedRunner(Runner):
         """Build a dataloader; arguments are those of mmengine's Runner.
 
         Raises:
-            ValueError: If the data set is empty or cannot be read.
+            DataError: If the data set is empty, or its files cannot be read
+                or do not fit the config.
+            ConfigError: If torch's DataLoader refuses a setting.
         """
-        if isinstance(dataloader, dict):
-            dataloader = shield_workers(dataloader, seed)
-        try:
+        if isinstance(dataloader, DataLoader):
+            return Runner.build_dataloader(dataloader)
+        dataloader = shield_workers(dataloader, seed)
+        with loading_errors(dataloader):
             loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-        except (
-            AssertionError,
-            AttributeError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as error:
-            if 'DataLoader' in str(error):
-                raise ValueError(
-                    f'a dataloader cannot be built from its keys '
-                    f'{sorted(dataloader)}: {error}'
-                ) from error
-            if _is_empty(dataloader['dataset']):
-                _refuse_empty(dataloader['dataset'])
-            raise ValueError(
-                'this data set cannot be built or read '
-                f'({type(error).__name__}: {error}): '
-                f'{_settings_of(dataloader["dataset"])}'
-            ) from error
-        if not len(loader.dataset):
-            _refuse_empty(dataloader['dataset'])
+        settings = settings_of(dataloader)
+        check_not_empty(loader.dataset, settings)
         seed_batches(loader)
-        if isinstance(dataloader, dict):
-            name = f'data set {_settings_of(dataloader["dataset"])}'
-            check_annotations(loader.dataset, name)
-            check_samples(loader.dataset)
+        name = f'data set {describe_dataset(settings)}'
+        check_annotations(loader.dataset, name)
+        check_samples(loader.dataset)
         return loader
 
     def build_optim_wrapper(
@@ -268,15 +261,18 @@ class CheckedRunner(Runner):
         """Build the optimizer; arguments are those of mmengine's Runner.
 
         Raises:
-            ValueError: If there is no such optimizer; mmengine would fail on
+            ConfigError: If there is no such optimizer; mmengine would fail on
                 None.
         """
         if isinstance(optim_wrapper, dict):
             kind = (optim_wrapper.get('optimizer') or {}).get('type')
-            if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
-                raise ValueError(
-                    f'optim_wrapper.optimizer.type={kind!r} is no optimizer '
-                    'of torch, or of a package that the config imports'
+            with OPTIMIZERS.switch_scope_and_registry(None) as registry:
+                known = not isinstance(kind, str) or registry.get(kind)
+            if not known:
+                raise ConfigError(
+                    describe_unregistered(
+                        kind, registry, 'optim_wrapper.optimizer.type'
+                    )
                 )
         return super().build_optim_wrapper(optim_wrapper)
 
@@ -304,7 +300,7 @@ class CheckedRunner(Runner):
     def test(self) -> dict:
         """Test; the checkpoint must hold every weight of the model."""
         self._testing = True
-        with strict_loading(), self._discarded_on_error():
+        with strict_loading(), self._refusing(self.cfg):
             return super().test()
 
     def resume(self, filename: str, *args, **kwargs) -> None:
@@ -406,32 +402,3 @@ def build_runner(cfg: Config) -> Runner:
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return CheckedRunner.from_cfg(cfg)
-
-
-def _settings_of(dataset: dict) -> dict:
-    """Return the settings that say where a data set lies and what is in it."""
-    keys = ('data_root', 'ann_file', 'data_prefix', 'metainfo', 'filter_cfg')
-    return {key: dataset[key] for key in keys if dataset.get(key)}
-
-
-def _is_empty(dataset: dict) -> bool:
-    """Tell whether a data set could be read, and has no image.
-
-    mmengine's data sets cannot serialize an empty list, and say only that
-    nothing can be concatenated.
-    """
-    try:
-        return not len(DATASETS.build(dict(dataset, serialize_data=False)))
-    except Exception:
-        return False
-
-
-def _refuse_empty(dataset: dict) -> None:
-    """Say which data set is empty, and what may have emptied it."""
-    root = osp.abspath(dataset.get('data_root') or '.')
-    raise ValueError(
-        f'the data set in data_root={root!r} is empty: no image is left. '
-        'Check that the annotations are not empty, and that their category '
-        'names are those of metainfo.classes. Its settings: '
-        f'{_settings_of(dataset)}'
-    )

@@ -18,6 +18,7 @@ from mmbiformer.datacheck.checks import check_classes, check_data, check_labels
 from mmbiformer.datacheck.report import KINDS, STOPS, WRONG
 from mmbiformer.datacheck.splits import check_split
 from mmbiformer.reliable.runner import CheckedRunner
+from mmbiformer.utils.errors import PipelineError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH, HEIGHT = 60, 40
@@ -199,7 +200,7 @@ def assert_is_found(data, kind, where='', read=None):
     assert f'{effect}: ' in report.text()
     assert f'{kind}: {len(report.problems[kind])} (' in report.text()
     if effect == STOPS:
-        with pytest.raises((FileNotFoundError, ValueError)) as error:
+        with pytest.raises((PipelineError, UserError)) as error:
             train(data)
         assert where in str(error.value)
         return str(error.value)

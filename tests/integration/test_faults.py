@@ -446,10 +446,24 @@ class TestErrors:
         [
             ('model.backbone.arch=huge', ["arch='huge'"]),
             ('model.backbone.topks=(1,2,99,-2)', ['topks[2]=99']),
-            ('model.backbone.topk=3', ['BiFormer', "'topk'"]),
-            ('model.backbone.type=BiFormr', ['BiFormr', 'registry']),
+            (
+                'model.backbone.topk=3',
+                ['model.backbone.topk=3', "did you mean 'topks'", 'n_win'],
+            ),
+            (
+                'model.backbone.type=BiFormr',
+                ["model.backbone.type='BiFormr'", "did you mean 'BiFormer'"],
+            ),
+            (
+                'train_dataloader.dataset.ann_fil=x',
+                ["train_dataloader.dataset.ann_fil='x'", "'ann_file'"],
+            ),
+            ('train_cfg.max_epoch=3', ['train_cfg.max_epoch=3', 'max_epochs']),
             ('train_dataloader.dataset.indices=0', ['is empty']),
-            ('optim_wrapper.optimizer.type=AdamZ', ['AdamZ']),
+            (
+                'optim_wrapper.optimizer.type=AdamZ',
+                ["optim_wrapper.optimizer.type='AdamZ'", "'Adam'"],
+            ),
         ],
     )
     def test_wrong_settings(

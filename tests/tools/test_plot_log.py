@@ -116,7 +116,7 @@ def test_bad_input(tmp_path, monkeypatch):
     for arguments, message in (
         (['nowhere'], "log='nowhere' is neither"),
         (['run', '--out', 'a.bmp'], '--out must end in .png'),
-        (['run', '--out', 'nowhere/a.png'], "--out='nowhere/a.png'"),
+        (['run', '--out', 'nowhere/a.png'], "/nowhere' is not a folder"),
     ):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr('sys.argv', ['plot_log.py', *arguments])

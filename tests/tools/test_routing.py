@@ -113,7 +113,7 @@ class TestBadInput:
                 + [str(argument) for argument in arguments],
             )  # fmt: skip
             with pytest.raises(SystemExit) as error:
-                runpy.run_path(ROOT / 'tools' / TOOL, run_name='__main__')
+                runpy.run_path(str(ROOT / 'tools' / TOOL), run_name='__main__')
             assert not out.exists()
             message = str(error.value)
             assert message.startswith('routing.py: error: ')

@@ -285,7 +285,7 @@ def test_broken_annotations_are_named(digits, tmp_path, run_tool):
     )  # fmt: skip
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
-    assert 'cannot be built or read' in last
+    assert 'a file of this data set cannot be read (Expecting' in last
     assert f'{tmp_path}/broken.json' in last
 
 

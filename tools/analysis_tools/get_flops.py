@@ -1,12 +1,16 @@
 """Count parameters and FLOPs (multiply-adds) of a model."""
 
 import argparse
-import sys
+import signal
 from typing import Tuple
 
-from mmengine.config import DictAction
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from mmbiformer.models import BiFormer
+from mmbiformer.utils.arguments import add_cfg_options
+from mmbiformer.utils.command_line import command_line
 from mmbiformer.utils.config import build_model, read_config
 from mmbiformer.utils.flops import (
     count_backbone,
@@ -49,13 +53,7 @@ def parse_args() -> argparse.Namespace:
         '(default: 800 1280 for detection, 512 2048 for segmentation, '
         '224 224 with --arch)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
+    add_cfg_options(parser)
     args = parser.parse_args()
     if (args.config is None) == (args.arch is None):
         parser.error('either a config or --arch is required')
@@ -107,10 +105,8 @@ def report_config(args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
-    try:
+    with command_line('get_flops.py'):
         report_arch(args) if args.arch else report_config(args)
-    except (KeyError, OSError, TypeError, ValueError) as error:
-        sys.exit(f'get_flops.py: error: {error}')
     print('\nFLOPs are multiply-adds, as counted in the paper and mmengine.')
 
 

@@ -1,9 +1,14 @@
 """Plot the curves of one or several training runs on one page."""
 
 import argparse
-import sys
+import signal
 from pathlib import Path
 
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from mmbiformer.utils.command_line import command_line
 from mmbiformer.utils.files import check_output
 from mmbiformer.visualization import PICTURE_SUFFIXES
 from mmbiformer.visualization.curves import draw_curves, read_log
@@ -41,15 +46,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     names = args.legend or [None] * len(args.logs)
-    try:
+    with command_line('plot_log.py'):
         check_output(args.out, '--out', True, PICTURE_SUFFIXES)
         runs = [
             read_log(log, name)
             for log, name in zip(args.logs, names, strict=True)
         ]
         draw_curves(runs).savefig(args.out)
-    except (OSError, ValueError) as error:
-        sys.exit(f'plot_log.py: error: {error}')
     print(f'picture     {args.out}')
 
 

@@ -16,16 +16,24 @@ Train and val share no digit. The same settings give the same files.
 import argparse
 import json
 import shutil
-import sys
+import signal
 import tempfile
 from pathlib import Path
 from typing import List, Tuple
+
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import cv2
 import numpy as np
 from mmengine.utils import track_iter_progress
 from pycocotools import mask as mask_utils
 from sklearn.datasets import load_digits
+
+from mmbiformer.utils.command_line import command_line
+from mmbiformer.utils.errors import OutputError
+from mmbiformer.utils.files import check_writable
 
 VAL_SHARE = 0.2
 """float: Share of the digits used for val, and val scenes per train scene."""
@@ -245,7 +253,10 @@ def write_split(
             )
         for kind, content in (('images', image), ('labels', label)):
             if not cv2.imwrite(str(out / kind / split / name), content):
-                raise OSError(f'cannot write {out / kind / split / name}')
+                raise OutputError(
+                    f'OUT={str(out)!r}: {kind}/{split}/{name} cannot be '
+                    'written; the disk may be full'
+                )
         images.append(
             dict(
                 id=image_id, file_name=name, width=args.size, height=args.size
@@ -263,8 +274,8 @@ def write_split(
     )
 
 
-def main() -> None:
-    args = parse_args()
+def write_digits(args: argparse.Namespace) -> None:
+    """Write the data set, or nothing."""
     settings = dict(
         images=args.images,
         size=args.size,
@@ -277,16 +288,13 @@ def main() -> None:
         if stored.is_file() and stored.read_text() == json.dumps(settings):
             print(f'{out} already contains these scenes')
             return
-        sys.exit(
-            f'digits.py: error: OUT={str(out)!r} exists and has other '
-            'content, or scenes with other settings; remove it or choose '
-            'another folder'
+        raise OutputError(
+            f'OUT={str(out)!r} exists and has other content, or scenes with '
+            'other settings; remove it or choose another folder'
         )
+    check_writable(out.parent, 'OUT')
+    out.parent.mkdir(parents=True, exist_ok=True)
     digits = split_digits(args.seed)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        sys.exit(f'digits.py: error: OUT={str(out)!r}: {error}')
     # The folder appears under its name only when it is complete.
     scratch = Path(tempfile.mkdtemp(prefix=f'.{out.name}-', dir=out.parent))
     try:
@@ -304,8 +312,11 @@ def main() -> None:
     print(f'written to {out}')
 
 
+def main() -> None:
+    args = parse_args()
+    with command_line('digits.py'):
+        write_digits(args)
+
+
 if __name__ == '__main__':
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit('\ndigits.py: interrupted; nothing was written')
+    main()

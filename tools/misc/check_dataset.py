@@ -6,10 +6,17 @@ problem would stop training or testing, or lead to wrong results.
 
 import argparse
 import os
+import signal
 import sys
 
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from mmbiformer.datacheck.splits import SPLITS, check_split
-from mmbiformer.utils.config import add_config_arguments, read_config
+from mmbiformer.utils.arguments import add_config_arguments
+from mmbiformer.utils.command_line import command_line
+from mmbiformer.utils.config import read_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,13 +57,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    try:
+    with command_line('check_dataset.py'):
         cfg = read_config(args.config, args.cfg_options)
         reports = [
             check_split(cfg, split, args.workers) for split in args.splits
         ]
-    except (OSError, RuntimeError, ValueError) as error:
-        sys.exit(f'check_dataset.py: error: {error}')
     for report in reports:
         print(f'\n{report.text(args.show)}')
     fatal = [
@@ -71,7 +76,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit('\ncheck_dataset.py: interrupted')
+    main()

@@ -4,19 +4,27 @@ import argparse
 import contextlib
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import List, Tuple
 
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import cv2
 import mmcv
 import numpy as np
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from torch import nn
 
+from mmbiformer.utils.arguments import add_cfg_options
+from mmbiformer.utils.command_line import command_line
 from mmbiformer.utils.config import build_model, load_config
+from mmbiformer.utils.errors import ConfigError, DataError, MissingFileError
 from mmbiformer.utils.files import check_output
 from mmbiformer.utils.inference import check_device, load_weights, predict
 from mmbiformer.visualization import (
@@ -99,20 +107,14 @@ def parse_args() -> argparse.Namespace:
         default=get_device(),
         help='device to run on (default: %(default)s)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 
 def read_image(path: str) -> np.ndarray:
     """Read an image in RGB."""
     if not os.path.isfile(path):
-        raise FileNotFoundError(
+        raise MissingFileError(
             f'image={path!r} is not a file (looked for '
             f'{os.path.abspath(path)})'
         )
@@ -121,7 +123,7 @@ def read_image(path: str) -> np.ndarray:
     except cv2.error:  # of an empty file
         image = None
     if image is None:
-        raise ValueError(f'image={path!r} cannot be read as an image')
+        raise DataError(f'image={path!r} cannot be read as an image')
     return image
 
 
@@ -160,7 +162,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out is not None:
         check_output(args.out, '--out', True, PICTURE_SUFFIXES)
         if args.out.exists() and args.out.samefile(args.image):
-            raise ValueError(
+            raise ConfigError(
                 f'--out={str(args.out)!r} would overwrite the image'
             )
     if args.html is not None:
@@ -217,10 +219,8 @@ def run(args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
-    try:
+    with command_line('routing.py'):
         run(args)
-    except (OSError, RuntimeError, ValueError) as error:
-        sys.exit(f'routing.py: error: {error}')
 
 
 if __name__ == '__main__':
