@@ -1,34 +1,43 @@
-"""One image through a detector or segmentor of a config."""
+"""Images through the detector or segmentor of a config."""
 
+import contextlib
+import logging
+import warnings
 from copy import deepcopy
-from typing import Optional
+from typing import Iterator, Optional
 
+import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose
+from mmengine.infer import BaseInferencer
+from mmengine.logging import MMLogger
+from mmengine.registry import DATASETS
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmbiformer.reliable.runner import check_weights
 
-from .config import check_pretrained
+from .config import check_pretrained, task_of
+from .datasets import leaf_settings
+from .errors import CheckpointError, ConfigError
 from .files import check_checkpoint
 
 
 def check_device(device: str) -> None:
-    """Check that a device is there.
+    """Check that a device can be used.
 
     Args:
         device (str): Its name, such as ``'cuda:0'``.
 
     Raises:
-        RuntimeError: If it cannot be used.
+        ConfigError: If it cannot.
     """
     try:
         torch.empty(0, device=device)
     except (AssertionError, RuntimeError) as error:
-        raise RuntimeError(
+        raise ConfigError(
             f'device={device!r} cannot be used: {error}'
         ) from None
 
@@ -36,7 +45,7 @@ def check_device(device: str) -> None:
 def load_weights(
     model: nn.Module, cfg: Config, checkpoint: Optional[str] = None
 ) -> dict:
-    """Give a model its weights.
+    """Load or initialize the weights of a model.
 
     Args:
         model (nn.Module): Model of the config; changed in place.
@@ -45,14 +54,12 @@ def load_weights(
             which initializes them as the config says.
 
     Returns:
-        dict: What the checkpoint tells of its training, such as the names of
-        the classes; nothing without a checkpoint.
+        dict: The ``meta`` of the checkpoint, such as the names of the
+        classes; empty without a checkpoint.
 
     Raises:
-        FileNotFoundError: If the checkpoint, or one that the config starts
-            from, is not there.
-        RuntimeError: If it cannot be read.
-        ValueError: If it is of another model.
+        UserError: If the checkpoint, or one that the config starts from, does
+            not exist, cannot be read, or is of another model.
     """
     if checkpoint is None:
         check_pretrained(cfg)
@@ -63,7 +70,7 @@ def load_weights(
     try:
         check_weights(model, loaded, checkpoint)
     except (AttributeError, TypeError) as error:
-        raise ValueError(
+        raise CheckpointError(
             f'checkpoint={checkpoint!r} holds no weights'
         ) from error
     return loaded.get('meta') or {}
@@ -80,18 +87,14 @@ def image_dataset(cfg: Config) -> ConfigDict:
         made of several; its pipeline loads no annotations.
 
     Raises:
-        ValueError: If the config has no test data set.
+        ConfigError: If the config has no test data set.
     """
     if cfg.get('test_dataloader') is None:
-        raise ValueError(
+        raise ConfigError(
             f'{cfg.filename} has no test_dataloader, whose pipeline says how '
             'to prepare an image'
         )
-    dataset = cfg.test_dataloader.dataset
-    while 'pipeline' not in dataset:
-        dataset = dataset['dataset' if 'dataset' in dataset else 'datasets']
-        dataset = dataset[0] if isinstance(dataset, list) else dataset
-    dataset = deepcopy(dataset)
+    dataset = deepcopy(next(leaf_settings(cfg.test_dataloader.dataset)))
     dataset.pipeline = [
         step for step in dataset.pipeline if 'Annotations' not in step.type
     ]
@@ -112,8 +115,90 @@ def predict(model: nn.Module, cfg: Config, image: str) -> BaseDataElement:
         ``metainfo``, how the image was prepared.
 
     Raises:
-        ValueError: If the config has no test pipeline.
+        ConfigError: If the config has no test pipeline.
     """
     pipeline = Compose(image_dataset(cfg).pipeline)
     data = pipeline(dict(img_path=image, img_id=0))
     return model.test_step({key: [value] for key, value in data.items()})[0]
+
+
+def build_inferencer(
+    cfg: Config, checkpoint: str, device: str
+) -> BaseInferencer:
+    """Build the inferencer of a config, with weights and classes that fit.
+
+    By themselves, mmdet's and mmseg's keep random weights where a checkpoint
+    lacks some, and take COCO's or Cityscapes' classes where it names none.
+
+    Args:
+        cfg (Config): Config of a run.
+        checkpoint (str): Path or URL of the model's weights.
+        device (str): Where to predict.
+
+    Returns:
+        BaseInferencer: ``mmdet.apis.DetInferencer`` or
+        ``mmseg.apis.MMSegInferencer``.
+
+    Raises:
+        UserError: If the device cannot be used, the weights do not fit, the
+            config has no test data set, or nothing names the classes.
+    """
+    check_device(device)
+    cfg = deepcopy(cfg)
+    cfg.test_dataloader.dataset = image_dataset(cfg)
+    detects = task_of(cfg) == 'detection'
+    visualizer = 'DetLocalVisualizer' if detects else 'SegLocalVisualizer'
+    cfg.setdefault('visualizer', dict(type=visualizer))
+    cfg.visualizer.vis_backends = None
+    with quiet():
+        # A user may have installed only one of the two.
+        if detects:
+            from mmdet.apis import DetInferencer
+
+            inferencer = DetInferencer(cfg, device=device, palette='random')
+        else:
+            from mmseg.apis import MMSegInferencer
+
+            inferencer = MMSegInferencer(cfg, device=device)
+        meta = load_weights(inferencer.model, cfg, checkpoint)
+    meta = _dataset_meta(cfg, meta, checkpoint)
+    inferencer.model.dataset_meta = meta
+    inferencer.visualizer.dataset_meta = meta
+    return inferencer
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hide warnings, and what mmengine logs below errors."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _dataset_meta(cfg: Config, meta: dict, checkpoint: str) -> dict:
+    """Return classes and palette of the checkpoint or the data set."""
+    found = {
+        key.lower(): value
+        for key, value in (meta.get('dataset_meta') or {}).items()
+    }
+    if not found.get('classes'):
+        dataset = dict(cfg.test_dataloader.dataset, lazy_init=True)
+        found = DATASETS.build(dataset).metainfo
+    classes = found.get('classes')
+    if not classes:
+        raise ConfigError(
+            f'neither checkpoint={checkpoint!r} nor the test data set of '
+            f'{cfg.filename} names the classes; set them by --cfg-options '
+            'test_dataloader.dataset.metainfo.classes="(NAME,NAME)"'
+        )
+    palette = found.get('palette') or ()
+    if isinstance(palette, str) or len(palette) < len(classes):
+        random = np.random.RandomState(42)
+        palette = random.randint(0, 256, (len(classes), 3)).tolist()
+    return dict(classes=tuple(classes), palette=palette[: len(classes)])
