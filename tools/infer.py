@@ -475,7 +475,8 @@ def run(args: argparse.Namespace) -> int:
     count = sum(entry.get('frames', 1) for entry in files.images)
     print(f'predicted   {count} images, skipped {len(files.skipped)}')
     for name in (*files.folders.values(), INDEX):
-        print(f'written     {args.out_dir / name}')
+        if (args.out_dir / name).exists():
+            print(f'written     {args.out_dir / name}')
     return 1 if files.skipped else 0
 
 

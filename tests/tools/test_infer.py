@@ -324,7 +324,9 @@ def test_an_error_of_every_image_is_shown_with_its_traceback(
 ):
     draw_at(0, raising(IndexError('no color')))
     assert infer(scenes[0], *detector, '--out-dir', tmp_path / 'out') == 1
-    message = capsys.readouterr().err
+    output, message = capsys.readouterr()
+    assert 'predicted   0 images, skipped 1' in output
+    assert 'out/vis' not in output
     assert 'Traceback' in message and 'in action' in message
     assert message.endswith('IndexError: no color\n')
 
