@@ -9,15 +9,15 @@ if __name__ == '__main__':
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from mmbiformer.models import BiFormer
-from mmbiformer.utils.arguments import add_cfg_options
-from mmbiformer.utils.command_line import command_line
-from mmbiformer.utils.config import build_model, read_config
-from mmbiformer.utils.flops import (
+from mmbiformer.models.flops import (
     count_backbone,
     count_classifier_head,
     count_model,
     format_parts,
 )
+from mmbiformer.utils.arguments import add_cfg_options
+from mmbiformer.utils.command_line import command_line
+from mmbiformer.utils.config import build_model, read_config
 from mmbiformer.utils.synthetic import random_batch
 
 # The image sizes that papers report FLOPs for.

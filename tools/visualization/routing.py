@@ -21,12 +21,12 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from torch import nn
 
+from mmbiformer.inference.inferencer import check_device, load_weights, predict
 from mmbiformer.utils.arguments import add_cfg_options
 from mmbiformer.utils.command_line import command_line
 from mmbiformer.utils.config import build_model, load_config
 from mmbiformer.utils.errors import ConfigError, DataError, MissingFileError
 from mmbiformer.utils.files import check_output
-from mmbiformer.utils.inference import check_device, load_weights, predict
 from mmbiformer.visualization import (
     PICTURE_SUFFIXES,
     ImageGeometry,

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from mmbiformer.models import BiFormer
-from mmbiformer.utils.flops import count_backbone, count_classifier_head, total
+from mmbiformer.models.flops import (
+    count_backbone,
+    count_classifier_head,
+    total,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / 'configs/detection/maskrcnn_biformer_digits.py'
