@@ -92,8 +92,10 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
 
 def _import_custom_modules(cfg: Config) -> None:
     """Import what ``custom_imports`` names; their errors are not changed."""
+    if not cfg.get('custom_imports'):
+        return
     try:
-        import_modules_from_strings(**cfg.get('custom_imports', {}))
+        import_modules_from_strings(**cfg.custom_imports)
     except ImportError as error:
         missing = error.__cause__ or error.__context__ or error
         if not isinstance(missing, ModuleNotFoundError):
