@@ -46,7 +46,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         paths = [path for pattern in patterns for path in ROOT.glob(pattern)]
         return [path.relative_to(ROOT).as_posix() for path in sorted(paths)]
 
-    site = Files([file for file in files if file.generated_by])
+    # Those of the theme and of plugins stay.
+    docs = config.docs_dir
+    site = Files([file for file in files if file.src_dir != docs])
     sources = set()
     for name in find(PAGES):
         text = (ROOT / name).read_text(encoding='utf-8')
