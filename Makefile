@@ -1,19 +1,19 @@
-# Everything runs inside an environment that scripts/setup_env.py makes or
-# finds. `make help` lists the targets.
+# All targets but docs run in an environment that scripts/setup_env.py finds or
+# creates. `make help` lists the targets.
 PYTHON ?= python3
 TASK ?= maskrcnn
 IN_ENV = $(PYTHON) scripts/setup_env.py --
 
 export TORCH FAMILY
 
-.PHONY: help setup demo lint test test-slow
+.PHONY: help setup demo lint test test-slow docs
 
-help:  ## list the targets
+help:  ## list the targets and their settings
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo 'TASK=NAME         what the demo trains: maskrcnn (the default), retinanet,'
 	@echo '                  sfpn or upernet'
-	@echo 'ARGS=...          some of the slow tests only, e.g. ARGS="-k maskrcnn"'
+	@echo 'ARGS=...          arguments of pytest for test-slow, e.g. ARGS="-k maskrcnn"'
 	@echo 'TORCH=VERSION     another torch, e.g. TORCH=2.9.1 or'
 	@echo '                  TORCH="torch==2.9.1 --index-url URL"'
 	@echo 'FAMILY=onedl      the maintained forks of OpenMMLab, in .venv-onedl'
@@ -22,17 +22,24 @@ help:  ## list the targets
 setup:  ## set up torch, OpenMMLab and mmbiformer in .venv
 	@$(PYTHON) scripts/setup_env.py
 
-demo:  ## set up, make the digits, train, test, show the results
+demo:  ## train and test on handwritten digits, and draw the results
 	@$(IN_ENV) python scripts/demo.py --task $(TASK)
 
-lint:  ## set up and lint
+lint:  ## check the style and the types
 	@$(IN_ENV) ruff check .
 	@$(IN_ENV) ruff format --check .
+	@$(IN_ENV) mypy
 
-# A file of tests on each core; more threads would only wait for each other.
-test: lint  ## set up, lint and run the tests
+# Each core runs a file of tests; more threads would only compete for the cores.
+test: lint  ## lint, and run the tests that are not slow
 	@OMP_NUM_THREADS=1 $(IN_ENV) \
 		python -m pytest -m 'not slow' -n auto --dist loadfile
 
-test-slow:  ## set up and run the tests that take minutes, the demo's AP among them
+test-slow:  ## run the tests that take minutes, such as the accuracy of the demo
 	@$(IN_ENV) python -m pytest -m slow $(ARGS)
+
+# The pages are built without importing torch or OpenMMLab.
+docs:  ## build the documentation site in site/
+	@$(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet -r requirements/docs.txt
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict

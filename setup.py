@@ -1,39 +1,33 @@
-"""Packaging; the folder ``.mim`` follows OpenMMLab's MIM."""
+"""The parts of the build that need code; pyproject.toml has all others.
+
+These are the compiled attention and the folder ``.mim``, where OpenMMLab's MIM
+and mmengine look for configs and tools.
+"""
 
 import platform
 import shutil
+import sys
 from pathlib import Path
+from typing import List, Tuple
 
-from setuptools import Extension, find_packages, setup
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 MIM_FILES = ('configs', 'tools', 'model-index.yml')
+# mmbiformer/ops/backends/native.py loads the libraries by these names.
+LIBRARY_SUFFIX = {'win32': '.dll', 'darwin': '.dylib'}.get(sys.platform, '.so')
 
 
-def read_version() -> str:
-    """Return the version without importing the package."""
-    scope = {}
-    exec((ROOT / 'mmbiformer/version.py').read_text(encoding='utf-8'), scope)
-    return scope['__version__']
+def native_extensions() -> List[Extension]:
+    """Return the compiled attention, one library per kind of vector unit.
 
-
-def read_requirements(name: str) -> list:
-    """Return the requirements in ``requirements/<name>.txt``."""
-    lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
-    return [
-        line
-        for line in map(str.strip, lines)
-        if line and not line.startswith('#')
-    ]
-
-
-def native_extensions() -> list:
-    """Return the compiled attention, for each kind of vector unit.
-
-    Not modules of Python: plain libraries of C++, which need neither torch
-    nor its headers, and OpenMP's symbols as torch brings them. Without a
-    compiler that knows them, mmbiformer installs and runs without.
+    They are plain C++ libraries, not Python modules: they need neither torch
+    nor its headers, and take OpenMP's symbols from the process that loads
+    them. They are optional: where the compiler is missing or does not know
+    the flags, mmbiformer installs and runs without them.
     """
     flags = {'': []}
     if platform.machine().lower() in ('x86_64', 'amd64'):
@@ -54,12 +48,35 @@ def native_extensions() -> list:
     ]
 
 
+class BuildLibraries(build_ext):
+    """Build extensions as libraries that do not depend on CPython."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Name a library without the version of the Python that builds it."""
+        return str(Path(*fullname.split('.'))) + LIBRARY_SUFFIX
+
+    def get_export_symbols(self, ext: Extension) -> List[str]:
+        """Leave out the ``PyInit_…`` of a Python module."""
+        return ext.export_symbols
+
+
+class PlatformWheel(bdist_wheel):
+    """Tag the wheel for every Python 3 on the platform of its libraries."""
+
+    def get_tag(self) -> Tuple[str, str, str]:
+        """Return ``py3-none-<platform>``; ``any`` without libraries."""
+        libraries = self.get_finalized_command('build_ext').get_outputs()
+        compiled = any(Path(library).is_file() for library in libraries)
+        return 'py3', 'none', super().get_tag()[2] if compiled else 'any'
+
+
 class BuildWithMim(build_py):
     """Build the package with configs, tools and model index in ``.mim``."""
 
     def run(self) -> None:
-        super().run()
+        """Build into an empty folder, or link ``.mim`` to the checkout."""
         if self.editable_mode:
+            super().run()
             mim = ROOT / 'mmbiformer/.mim'
             mim.mkdir(exist_ok=True)
             for name in MIM_FILES:
@@ -67,10 +84,12 @@ class BuildWithMim(build_py):
                 link.unlink(missing_ok=True)
                 link.symlink_to(Path('../..') / name)
             return
-        mim = Path(self.build_lib) / 'mmbiformer/.mim'
-        if mim.exists():
-            shutil.rmtree(mim)
-        mim.mkdir(parents=True)
+        # The wheel would also contain what earlier builds left there.
+        package = Path(self.build_lib) / 'mmbiformer'
+        shutil.rmtree(package, ignore_errors=True)
+        super().run()
+        mim = package / '.mim'
+        mim.mkdir()
         for name in MIM_FILES:
             source = ROOT / name
             if source.is_dir():
@@ -82,7 +101,7 @@ class BuildWithMim(build_py):
             else:
                 shutil.copy2(source, mim / name)
 
-    def get_outputs(self, include_bytecode: bool = True) -> list:
+    def get_outputs(self, include_bytecode: bool = True) -> List[str]:
         """Add the files in ``.mim`` to those that belong to the package."""
         mim = Path(self.build_lib) / 'mmbiformer/.mim'
         files = [str(path) for path in mim.rglob('*') if path.is_file()]
@@ -90,25 +109,10 @@ class BuildWithMim(build_py):
 
 
 setup(
-    name='mmbiformer',
-    version=read_version(),
-    description='The BiFormer backbone for MMDetection and MMSegmentation',
-    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
-    long_description_content_type='text/markdown',
-    license='Apache-2.0',
     ext_modules=native_extensions(),
-    packages=find_packages(include=('mmbiformer', 'mmbiformer.*')),
-    package_data={'mmbiformer.visualization': ['page.html']},
-    python_requires='>=3.10',
-    # Neither torch nor any package of OpenMMLab: the originals and their
-    # maintained forks share import names and must not be installed together.
-    # mim install reads requirements/mminstall.txt.
-    install_requires=read_requirements('runtime'),
-    extras_require={
-        'mim': read_requirements('mminstall'),
-        'optional': read_requirements('optional'),
-        'tests': read_requirements('tests'),
+    cmdclass={
+        'bdist_wheel': PlatformWheel,
+        'build_ext': BuildLibraries,
+        'build_py': BuildWithMim,
     },
-    cmdclass={'build_py': BuildWithMim},
-    zip_safe=False,
 )

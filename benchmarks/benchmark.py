@@ -1,11 +1,11 @@
-"""Compare speed and memory of models, side by side.
+"""Compare the speed and memory of models.
 
-Every model runs in a process of its own; the processes take turns. Weights
-are random and images are noise, so neither checkpoints nor data are needed.
+Every model runs in its own process, and the processes take turns. Weights and
+images are random, so neither checkpoints nor data are needed.
 
 Backbones, with the paper's n_win for each image size:
   benchmark.py --backbones biformer-small biformer-small:reference swin-tiny
-Whole models (every network, without pre- and post-processing):
+Whole models (all networks, without pre- and post-processing):
   benchmark.py --configs configs/detection/maskrcnn_biformer.py
     mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py --shapes 800x1333
 """
@@ -13,17 +13,24 @@ Whole models (every network, without pre- and post-processing):
 import argparse
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import List, Tuple
 
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import torch
 from measure import BACKBONES, Candidate, Result, Setting, compare, paper_n_win
-from mmengine.config import DictAction
 from report import header, plot, result_row, to_json, to_markdown
 
 from mmbiformer.ops import ATTENTION_BACKENDS
-from mmbiformer.utils.files import check_output
+from mmbiformer.utils.arguments import add_cfg_options
+from mmbiformer.utils.command_line import command_line
+from mmbiformer.utils.errors import ConfigError
+from mmbiformer.utils.files import check_output, check_writable
 
 WRITERS = {'.json': to_json, '.md': to_markdown}
 SMALLEST_SIDE = 32
@@ -33,12 +40,12 @@ def parse_shape(text: str) -> Tuple[int, int]:
     sides = text.lower().replace('×', 'x').split('x')
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise argparse.ArgumentTypeError(
-            f'an image size is SIDE or HEIGHTxWIDTH, got {text!r}'
+            f'an image size must be SIDE or HEIGHTxWIDTH, got {text!r}'
         )
     shape = int(sides[0]), int(sides[-1])
     if min(shape) < SMALLEST_SIDE:
         raise argparse.ArgumentTypeError(
-            f'images have sides of at least {SMALLEST_SIDE}, got {text!r}'
+            f'image sides must be at least {SMALLEST_SIDE}, got {text!r}'
         )
     return shape
 
@@ -46,7 +53,7 @@ def parse_shape(text: str) -> Tuple[int, int]:
 def parse_positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(
-            f'a whole number of at least 1 is needed, got {text!r}'
+            f'must be an integer of at least 1, got {text!r}'
         )
     return int(text)
 
@@ -56,28 +63,22 @@ def parse_args() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
+    models = parser.add_mutually_exclusive_group(required=True)
+    models.add_argument(
         '--backbones',
         nargs='+',
         metavar='NAME[:BACKEND]',
-        help=f'any of {", ".join(BACKBONES)}; a BiFormer may name its '
+        help=f'any of {", ".join(BACKBONES)}; for BiFormer, BACKEND is the '
         f'attention backend, one of {", ".join(ATTENTION_BACKENDS)}',
     )
-    what.add_argument(
+    models.add_argument(
         '--configs',
         nargs='+',
         metavar='CONFIG',
         help='config files, or names such as mmdet::PATH; of ours, '
         'MMDetection or MMSegmentation',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of all configs',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--shapes',
         nargs='+',
@@ -91,46 +92,50 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         type=parse_positive,
         metavar='N',
-        help='regions per side for --backbones, one number or one for each '
-        'image size (default: 7 up to 224 pixels, 8 up to 512, else 16)',
+        help='number of regions per side for --backbones, one number or one '
+        'per image size (default: 7 up to 224 pixels, 8 up to 512, else 16)',
     )
     parser.add_argument(
-        '--batch-size', type=parse_positive, default=1, help='(default: 1)'
+        '--batch-size',
+        type=parse_positive,
+        default=1,
+        help='number of images in a batch (default: 1)',
     )
     parser.add_argument(
         '--train',
         action='store_true',
-        help='forward and backward pass, instead of inference',
+        help='measure forward and backward pass instead of inference',
     )
     parser.add_argument(
         '--amp',
         action='store_true',
-        help='mixed precision: float16 on GPUs, bfloat16 on CPUs',
+        help='use mixed precision: float16 on GPUs, bfloat16 on CPUs',
     )
     parser.add_argument(
         '--device',
         choices=['cpu', 'cuda'],
         default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='(default: cuda where there is one)',
+        help='device to run on (default: cuda if available)',
     )
     parser.add_argument(
         '--threads',
         type=parse_positive,
         default=torch.get_num_threads(),
-        help="threads on the CPU (default: torch's, %(default)s)",
+        help="number of CPU threads (default: torch's, %(default)s)",
     )
     parser.add_argument(
         '--repeat',
         type=parse_positive,
         default=5,
-        help='rounds, in each of which every model runs (default: 5)',
+        help='number of rounds, in each of which every model runs '
+        '(default: 5)',
     )
     parser.add_argument(
         '--timeout',
         type=float,
         default=600,
         metavar='SECONDS',
-        help='leave a model out which takes longer for one run (default: 600)',
+        help='skip a model if one run takes longer (default: 600)',
     )
     parser.add_argument(
         '--out',
@@ -150,14 +155,14 @@ def parse_args() -> argparse.Namespace:
 
 
 def make_candidates(args: argparse.Namespace) -> List[Candidate]:
-    """Return what to compare, once it is known to be there."""
+    """Check and return the models to compare."""
     if args.configs and args.n_win:
-        raise ValueError(
-            '--n-win is for --backbones; a config has its own, see '
+        raise ConfigError(
+            '--n-win is for --backbones; to set it in a config, use '
             '--cfg-options model.backbone.n_win=N'
         )
     if args.backbones and args.cfg_options:
-        raise ValueError('--cfg-options are for --configs')
+        raise ConfigError('--cfg-options are for --configs')
     if args.backbones:
         candidates = [Candidate(name) for name in args.backbones]
     else:
@@ -166,21 +171,21 @@ def make_candidates(args: argparse.Namespace) -> List[Candidate]:
         ]
     for candidate in candidates:
         if candidates.count(candidate) > 1:
-            raise ValueError(f'{candidate.name!r} is given twice')
+            raise ConfigError(f'{candidate.name!r} is given twice')
         candidate.check()
     return candidates
 
 
 def make_settings(args: argparse.Namespace) -> List[Setting]:
-    """Return what to compare it on, one setting for each image size."""
+    """Return the settings to measure, one for each image size."""
     if args.device == 'cuda' and not torch.cuda.is_available():
-        raise ValueError('--device cuda: torch sees no GPU')
+        raise ConfigError('--device cuda: torch finds no GPU')
     n_wins = args.n_win or list(map(paper_n_win, args.shapes))
     if len(n_wins) == 1:
         n_wins *= len(args.shapes)
     if len(n_wins) != len(args.shapes):
-        raise ValueError(
-            '--n-win takes one number, or one for each of --shapes: got '
+        raise ConfigError(
+            '--n-win must be one number, or one for each of --shapes: got '
             f'{len(n_wins)} for {len(args.shapes)}'
         )
     return [
@@ -192,21 +197,24 @@ def make_settings(args: argparse.Namespace) -> List[Setting]:
     ]  # fmt: skip
 
 
-def check_outputs(args: argparse.Namespace) -> None:
-    """Refuse files that cannot be written, or exist."""
-    for path in args.out:
-        check_output(path, '--out', suffixes=tuple(WRITERS))
+def prepare_outputs(args: argparse.Namespace) -> None:
+    """Create the folders of new files; refuse files that exist."""
+    files = [(path, '--out', tuple(WRITERS)) for path in args.out]
     if args.plot:
-        check_output(args.plot, '--plot', suffixes=('.png',))
+        files.append((args.plot, '--plot', ('.png',)))
+    for path, argument, suffixes in files:
+        check_writable(path.parent, argument)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        check_output(path, argument, suffixes=suffixes)
 
 
 def warn_if_busy() -> None:
-    """Say that others compute, which can slow threads down tenfold."""
+    """Warn if the machine is busy, which can slow threads down tenfold."""
     load, cores = os.getloadavg()[0], os.cpu_count()
     if load > cores / 4:
         print(
             f'benchmark.py: warning: this machine is busy (load {load:.1f} '
-            f'on {cores} cores); the times will not be reliable',
+            f'on {cores} cores), so the times are not reliable',
             file=sys.stderr,
         )
 
@@ -214,7 +222,7 @@ def warn_if_busy() -> None:
 def write_report(
     args: argparse.Namespace, results: List[Result], setting: Setting
 ) -> None:
-    """Write what has been measured so far to the files."""
+    """Write the results so far to the files."""
     command = shlex.join(['python', *sys.argv])
     for path in args.out:
         text = WRITERS[path.suffix](results, setting, args.repeat, command)
@@ -223,14 +231,11 @@ def write_report(
         plot(results, setting, args.plot)
 
 
-def main() -> None:
-    args = parse_args()
-    try:
-        candidates = make_candidates(args)
-        settings = make_settings(args)
-        check_outputs(args)
-    except (KeyError, OSError, ValueError) as error:
-        sys.exit(f'benchmark.py: error: {error}')
+def run(args: argparse.Namespace) -> None:
+    """Measure, print and write what the arguments ask for."""
+    candidates = make_candidates(args)
+    settings = make_settings(args)
+    prepare_outputs(args)
     warn_if_busy()
     results = []
     print(' | '.join(header(args.train)), flush=True)
@@ -245,6 +250,12 @@ def main() -> None:
     print('\n' + to_markdown(results, settings[0], args.repeat, command))
     if all(result.error is not None for result in results):
         sys.exit('benchmark.py: error: no model could be measured, see above')
+
+
+def main() -> None:
+    args = parse_args()
+    with command_line('benchmark.py'):
+        run(args)
 
 
 if __name__ == '__main__':

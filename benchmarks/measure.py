@@ -1,8 +1,8 @@
-"""Time and memory of models side by side, each in a process of its own.
+"""Measure time and memory of models, each in its own process.
 
-The processes take turns (A B A B …), so that whatever else slows the machine
-down slows all of them. A fresh process also tells the peak of memory soundly,
-and one that runs out of memory ends alone.
+The processes take turns (A B A B …), so that other load on the machine affects
+all of them. A fresh process also gives a reliable peak of memory, and running
+out of memory ends only that process.
 """
 
 import contextlib
@@ -34,6 +34,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from mmbiformer.models import BiFormer
 from mmbiformer.ops import ATTENTION_BACKENDS
 from mmbiformer.utils.config import build_model, read_config
+from mmbiformer.utils.errors import ConfigError
 from mmbiformer.utils.synthetic import random_batch
 
 BACKBONES = {
@@ -41,7 +42,7 @@ BACKBONES = {
         f'biformer-{arch}': dict(type='BiFormer', arch=arch)
         for arch in BiFormer.arch_zoo
     },
-    # The settings of mmdet's configs; statistics of batch norms are learnt.
+    # Settings of mmdet's configs, but batch norm statistics are updated.
     'swin-tiny': dict(
         type='SwinTransformer', drop_path_rate=0.0, _scope_='mmdet'
     ),
@@ -55,16 +56,16 @@ BACKBONES = {
         type='ResNet', depth=101, norm_eval=False, _scope_='mmdet'
     ),
 }
-"""dict[str, dict]: Backbones that can be named, and their configs."""
+"""dict[str, dict]: Configs of the available backbones, by name."""
 
 ROUND_SECONDS = 0.5
-"""float: What a round takes at least; fast models run several times in it."""
+"""float: Minimum duration of a round; fast models run several times."""
 WARM_UP_SIDE = 64
-"""int: Side of the image that brings code into memory before measuring."""
+"""int: Side of the image of the warm-up run."""
 
 
 class Candidate(NamedTuple):
-    """What takes part in a comparison.
+    """A model to measure.
 
     Attributes:
         name (str): ``NAME`` or, for BiFormer, ``NAME:BACKEND``, where NAME is
@@ -81,15 +82,15 @@ class Candidate(NamedTuple):
 
     @property
     def has_n_win(self) -> bool:
-        """Whether ``n_win`` of the setting says anything to it."""
+        """bool: Whether ``n_win`` of the setting applies to it."""
         return not self.is_config and self.name.startswith('biformer-')
 
     def check(self) -> None:
-        """Refuse what cannot be built.
+        """Check that the model can be built.
 
         Raises:
-            FileNotFoundError: If a config is not there.
-            ValueError: If a backbone or attention backend is unknown, or a
+            MissingFileError: If a config does not exist.
+            ConfigError: If a backbone or attention backend is unknown, or a
                 config is not for detection or segmentation.
         """
         if self.is_config:
@@ -97,34 +98,34 @@ class Candidate(NamedTuple):
             return
         name, colon, backend = self.name.partition(':')
         if name not in BACKBONES:
-            raise ValueError(
+            raise ConfigError(
                 f'a backbone must be one of {tuple(BACKBONES)}, got '
                 f'{self.name!r}'
             )
         if colon and not self.has_n_win:
-            raise ValueError(
+            raise ConfigError(
                 f'only BiFormer takes an attention backend, got {self.name!r}'
             )
         if colon and backend not in ATTENTION_BACKENDS:
-            raise ValueError(
+            raise ConfigError(
                 f'an attention backend must be one of {ATTENTION_BACKENDS}, '
                 f'got {self.name!r}'
             )
 
 
 class Setting(NamedTuple):
-    """What candidates are compared on.
+    """The conditions of a measurement.
 
     Attributes:
         shape (tuple[int, int]): Height and width of the images, in pixels.
-        n_win (int): Regions per side of BiFormers that no config describes.
-        batch_size (int): Images. Default: 1.
-        train (bool): Forward and backward instead of inference. Default:
-            False.
-        amp (bool): In mixed precision: float16 on GPUs, bfloat16 on CPUs.
-            Default: False.
+        n_win (int): Regions per side, for BiFormers without a config.
+        batch_size (int): Number of images. Default: 1.
+        train (bool): Whether to measure forward and backward pass instead of
+            inference. Default: False.
+        amp (bool): Whether to use mixed precision: float16 on GPUs, bfloat16
+            on CPUs. Default: False.
         device (str): ``'cpu'`` or ``'cuda'``. Default: ``'cpu'``.
-        threads (int): Threads on the CPU. Default: 1.
+        threads (int): Number of CPU threads. Default: 1.
     """
 
     shape: Tuple[int, int]
@@ -137,21 +138,21 @@ class Setting(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a candidate needs on a setting.
+    """Time and memory of a candidate under a setting.
 
     Attributes:
         candidate (str): Its name.
         shape (tuple[int, int]): Height and width of the images, in pixels.
-        n_win (int, optional): Regions per side, where the setting's counts.
-        batch_size (int): Images.
+        n_win (int, optional): Regions per side, if they apply.
+        batch_size (int): Number of images.
         seconds (list[float]): Seconds of a run, in each round.
-        ratio (float, optional): Its time in units of the first candidate's:
-            the median over the rounds.
-        peak_bytes (int, optional): Peak of memory above the model itself; in
-            training with the gradients of its weights.
+        ratio (float, optional): Time relative to the first candidate, as the
+            median over the rounds.
+        peak_bytes (int, optional): Peak of memory above that of the loaded
+            model; in training, including the gradients.
         kept_bytes (int, optional): Bytes kept between forward and backward,
             weights excluded; in training only.
-        error (str, optional): Why there is nothing of this.
+        error (str, optional): Why the measurement failed.
     """
 
     candidate: str
@@ -166,7 +167,7 @@ class Result(NamedTuple):
 
     @property
     def images_per_second(self) -> float:
-        """Images in a second, by the median over the rounds."""
+        """float: Images per second, as the median over the rounds."""
         return self.batch_size / median(self.seconds)
 
 
@@ -192,10 +193,10 @@ def paper_n_win(shape: Tuple[int, int]) -> int:
 
 
 class PeakMemory:
-    """Measure the peak of memory within a block, above its beginning.
+    """Measure the peak of memory within a block, relative to its start.
 
-    On a GPU it is that of torch's tensors; on a CPU, where nobody counts
-    these, that of the process's resident memory.
+    On a GPU, the memory of torch's tensors is measured; on a CPU, the resident
+    memory of the process.
 
     Args:
         device (str): ``'cpu'`` or ``'cuda'``.
@@ -206,16 +207,16 @@ class PeakMemory:
         self.peak = 0
 
     def __enter__(self) -> 'PeakMemory':
-        """Begin at the present use of memory."""
+        """Start from the current memory usage."""
         gc.collect()
         if self.device == 'cuda':
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         else:
-            # Memory that was freed, but not given back, would not be counted.
+            # Return freed memory to the system, so that its reuse is counted.
             with contextlib.suppress(AttributeError, OSError):
                 ctypes.CDLL(None).malloc_trim(0)
-            # Sets the highest resident memory to the present one (proc(5)).
+            # Reset the peak resident memory to the current one (proc(5)).
             with (
                 contextlib.suppress(OSError),
                 open('/proc/self/clear_refs', 'w') as file,
@@ -229,7 +230,7 @@ class PeakMemory:
         self.peak = self._highest() - self._start
 
     def _highest(self) -> int:
-        """Return the highest use of memory so far, in bytes."""
+        """Return the peak memory usage so far, in bytes."""
         if self.device == 'cuda':
             return torch.cuda.max_memory_allocated()
         with contextlib.suppress(OSError), open('/proc/self/status') as file:
@@ -241,14 +242,14 @@ class PeakMemory:
 
 @contextlib.contextmanager
 def count_kept_bytes(model: nn.Module) -> Iterator[Dict[int, int]]:
-    """Count what autograd keeps for the backward pass.
+    """Count the bytes that autograd keeps for the backward pass.
 
     Args:
-        model (nn.Module): Whose parameters and buffers are not counted.
+        model (nn.Module): Model whose parameters and buffers are excluded.
 
     Yields:
-        dict[int, int]: The bytes of each piece of memory that is kept, by its
-        address; it is complete after the block.
+        dict[int, int]: Size of each kept storage in bytes, by its address; it
+        is complete after the block.
     """
     own = {
         tensor.untyped_storage().data_ptr()
@@ -267,11 +268,11 @@ def count_kept_bytes(model: nn.Module) -> Iterator[Dict[int, int]]:
 
 
 class Job:
-    """A candidate, built and ready to run.
+    """A candidate that is built and ready to run.
 
     Args:
-        candidate (Candidate): What to build.
-        setting (Setting): What to run it on.
+        candidate (Candidate): The model to build.
+        setting (Setting): The conditions to run it under.
     """
 
     def __init__(self, candidate: Candidate, setting: Setting) -> None:
@@ -290,18 +291,18 @@ class Job:
             if backend:
                 cfg['attn_backend'] = backend
             model = MODELS.build(cfg)
-        # Not chained: backbones of mmdet return nothing from train().
+        # Not chained, as train() of mmdet's backbones returns None.
         self.model = model.to(setting.device)
         self.model.train(setting.train)
 
     def prepare(self, shape: Tuple[int, int]) -> Callable[[], object]:
-        """Make a batch and return the forward pass over it.
+        """Create a batch and return a function for its forward pass.
 
         Args:
             shape (tuple[int, int]): Height and width of the images.
 
         Returns:
-            Callable: Returns the loss in training.
+            Callable: The forward pass; in training, it returns the loss.
         """
         setting, model = self.setting, self.model
         if self._scope is None:
@@ -321,7 +322,7 @@ class Job:
         ]
 
     def run(self, forward: Callable[[], object]) -> None:
-        """Run once, with the backward pass in training."""
+        """Run once, including the backward pass in training."""
         setting = self.setting
         if setting.train:
             self.model.zero_grad(set_to_none=True)
@@ -351,7 +352,7 @@ class Job:
     def measure_seconds(
         self, forward: Callable[[], object], runs: int
     ) -> float:
-        """Return the mean seconds over some runs."""
+        """Return the mean duration of several runs, in seconds."""
         on_gpu = self.setting.device == 'cuda'
         if on_gpu:
             torch.cuda.synchronize()
@@ -366,10 +367,10 @@ class Job:
 def _serve(
     connection: Connection, candidate: Candidate, setting: Setting
 ) -> None:
-    """Be the process of a candidate.
+    """Run the process of a candidate.
 
-    Sends its memory; then, for every number of runs that comes, the seconds
-    of one. An error is sent in words.
+    It sends its memory and then, for each number of runs that it receives, the
+    mean duration of a run in seconds. An error is sent as text.
     """
     warnings.simplefilter('ignore')
     torch.set_num_threads(setting.threads)
@@ -382,13 +383,13 @@ def _serve(
         while runs := connection.recv():
             connection.send(job.measure_seconds(forward, runs))
     except Exception as error:
-        # Whatever a model raises becomes a line of the report.
+        # Any error of a model becomes a line of the report.
         line = str(error).strip().split('\n')[0]
         connection.send(f'{type(error).__name__}: {line}')
 
 
 class _Worker:
-    """The process of a candidate, as seen from outside."""
+    """Handle of the process of a candidate."""
 
     def __init__(
         self, candidate: Candidate, setting: Setting, timeout: float
@@ -408,12 +409,12 @@ class _Worker:
         self.bytes = self._receive()
         self.runs = 1
         if self.error is None:
-            # Not counted: the first run on memory that was asked for before.
+            # Not counted: a first run with memory already allocated.
             seconds = self._ask(1)
             self.runs = ceil(ROUND_SECONDS / seconds) if seconds else 1
 
     def _receive(self) -> object:
-        """Wait for an answer; note in :attr:`error` where there is none."""
+        """Wait for an answer; set :attr:`error` if there is none."""
         answer = None
         try:
             if self.connection.poll(self.timeout):
@@ -432,14 +433,14 @@ class _Worker:
         return answer
 
     def _ask(self, runs: int) -> Optional[float]:
-        """Run some times; return the seconds of one."""
+        """Run several times; return the mean duration in seconds."""
         # A process that has died is noticed by its missing answer.
         with contextlib.suppress(ConnectionError):
             self.connection.send(runs)
         return self._receive()
 
     def run_round(self) -> None:
-        """Measure once more."""
+        """Measure one round."""
         seconds = self._ask(self.runs)
         if seconds is not None:
             self.seconds.append(seconds)
@@ -456,22 +457,22 @@ def compare(
     repeat: int,
     timeout: float,
 ) -> List[Result]:
-    """Measure candidates in turn.
+    """Measure candidates in alternating rounds.
 
     Args:
-        candidates (Sequence[Candidate]): What to compare.
-        setting (Setting): What to compare it on.
-        repeat (int): Rounds; in each, every candidate runs for at least
-            :data:`ROUND_SECONDS`.
-        timeout (float): Seconds that a candidate may take to start and run
-            once, and for each round; it is left out if it takes longer.
+        candidates (Sequence[Candidate]): The models to compare.
+        setting (Setting): The conditions to run them under.
+        repeat (int): Number of rounds. In each, every candidate runs for at
+            least :data:`ROUND_SECONDS`.
+        timeout (float): Maximum seconds for the start with the first run, and
+            for each round; a candidate that takes longer is skipped.
 
     Returns:
-        list[Result]: For each candidate its result, or its error.
+        list[Result]: The result or the error of each candidate.
     """
     workers = []
     try:
-        # One after the other: each measures its memory as it starts.
+        # Sequentially, as each measures its memory at the start.
         for candidate in candidates:
             workers.append(_Worker(candidate, setting, timeout))  # noqa: PERF401
         for _ in range(repeat):
@@ -486,7 +487,7 @@ def compare(
 
 
 def _result_of(worker: _Worker, first: _Worker, setting: Setting) -> Result:
-    """Put together what a process has told."""
+    """Assemble the result of a process."""
     result = Result(
         candidate=worker.candidate.name,
         shape=setting.shape,

@@ -1,4 +1,4 @@
-"""What a benchmark found, as text, JSON, Markdown and a plot."""
+"""Format benchmark results as text, JSON, Markdown and a plot."""
 
 import json
 import platform
@@ -14,9 +14,9 @@ from mmbiformer.version import __version__
 
 MIB = 2**20
 
-# Okabe and Ito's colours, which stay apart for every kind of colour vision;
-# markers tell the lines apart in grey, too.
-_COLOURS = (
+# Okabe and Ito's palette, readable with color vision deficiency; markers
+# distinguish the lines in grayscale, too.
+_COLORS = (
     '#0072B2', '#D55E00', '#009E73', '#CC79A7',
     '#E69F00', '#56B4E9', '#000000',
 )  # fmt: skip
@@ -24,10 +24,10 @@ _MARKERS = 'os^DvPX'
 
 
 def describe_machine(setting: Setting) -> Dict[str, str]:
-    """Tell what the figures were measured on.
+    """Describe the hardware and software of a benchmark.
 
     Args:
-        setting (Setting): Whose device and threads count.
+        setting (Setting): The setting, for device and threads.
 
     Returns:
         dict[str, str]: Names of hardware and versions of software.
@@ -55,11 +55,11 @@ def describe_machine(setting: Setting) -> Dict[str, str]:
 
 
 def describe_setting(setting: Setting, repeat: int) -> str:
-    """Say what was measured.
+    """Describe what was measured.
 
     Args:
-        setting (Setting): Whose shape and n_win do not count.
-        repeat (int): Rounds.
+        setting (Setting): The setting; shape and n_win are not described.
+        repeat (int): Number of rounds.
 
     Returns:
         str: One line.
@@ -73,26 +73,26 @@ def describe_setting(setting: Setting, repeat: int) -> str:
 
 
 def _size(result: Result) -> str:
-    """Write the size of the images."""
+    """Format the image size."""
     return '×'.join(map(str, result.shape))
 
 
 def _number(value: float) -> str:
-    """Write a number with three digits at least."""
+    """Format a number with at least three digits."""
     return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
 
 
 def _mib(value: int) -> str:
-    """Write bytes as MiB."""
+    """Format bytes as MiB."""
     return f'{value / MIB:,.0f}'
 
 
 def result_row(result: Result, train: bool) -> List[str]:
-    """Write a result as the cells of a table.
+    """Format a result as cells of a table.
 
     Args:
         result (Result): The result.
-        train (bool): Whether there is a column for bytes kept.
+        train (bool): Whether there is a column for the kept bytes.
 
     Returns:
         list[str]: The cells, in the order of :func:`header`.
@@ -119,7 +119,7 @@ def header(train: bool) -> List[str]:
     """Return the titles of the columns.
 
     Args:
-        train (bool): Whether there is a column for bytes kept.
+        train (bool): Whether there is a column for the kept bytes.
 
     Returns:
         list[str]: The titles.
@@ -132,12 +132,12 @@ def header(train: bool) -> List[str]:
 def to_markdown(
     results: Sequence[Result], setting: Setting, repeat: int, command: str
 ) -> str:
-    """Write results as a table in Markdown, with all that it takes to repeat.
+    """Format results as a Markdown table, with the command and machine.
 
     Args:
         results (Sequence[Result]): The results.
-        setting (Setting): What they share.
-        repeat (int): Rounds.
+        setting (Setting): Their common setting.
+        repeat (int): Number of rounds.
         command (str): The command line.
 
     Returns:
@@ -150,7 +150,7 @@ def to_markdown(
     rows += [result_row(result, setting.train) for result in results]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ['-' * width for width in widths])
-    # Names to the left, numbers to the right.
+    # Align names to the left, numbers to the right.
     aligned = [
         [
             f'{cell:{"<" if i < 2 else ">"}{width}}'
@@ -169,7 +169,7 @@ def to_markdown(
 def to_json(
     results: Sequence[Result], setting: Setting, repeat: int, command: str
 ) -> str:
-    """Write results as JSON; arguments are those of :func:`to_markdown`.
+    """Format results as JSON; the arguments are those of :func:`to_markdown`.
 
     Returns:
         str: The text.
@@ -189,12 +189,12 @@ def to_json(
 
 
 def plot(results: Sequence[Result], setting: Setting, path: Path) -> None:
-    """Plot time and memory over the size of the images.
+    """Plot time and memory over image size.
 
     Args:
         results (Sequence[Result]): The results.
-        setting (Setting): What they share.
-        path (Path): File to write, in a format that matplotlib knows.
+        setting (Setting): Their common setting.
+        path (Path): File to write, in a format that matplotlib supports.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -229,9 +229,9 @@ def plot(results: Sequence[Result], setting: Setting, path: Path) -> None:
             ],
         ]
         style = dict(
-            color=_COLOURS[i % len(_COLOURS)],
+            color=_COLORS[i % len(_COLORS)],
             marker=_MARKERS[i % len(_MARKERS)],
-            linestyle='-' if i < len(_COLOURS) else '--',
+            linestyle='-' if i < len(_COLORS) else '--',
             label=name,
         )
         left.errorbar(pixels, mids, yerr=spread, capsize=3, **style)

@@ -1,15 +1,19 @@
 """BiFormer for MMDetection and MMSegmentation.
 
-Importing the package registers the backbone in mmengine's root ``MODELS`` and
-the hook in its ``HOOKS``, so ``custom_imports = dict(imports=['mmbiformer'])``
-is all that a config needs.
+Importing the package registers the backbone in mmengine's root ``MODELS``, the
+hook in its ``HOOKS`` and the runner in its ``RUNNERS``, so
+``custom_imports = dict(imports=['mmbiformer'])`` is all that a config needs.
+
+One thing changes for other code in the process: the plain data types that
+mmengine's checkpoints hold are added to torch's allow-list, so that
+``torch.load`` with ``weights_only=True`` takes these checkpoints.
 """
 
 import mmcv
 import mmengine
 import torch
 from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.utils import digit_version, is_installed
+from mmengine.utils import digit_version
 
 from .version import __version__
 
@@ -29,21 +33,19 @@ for _module, _minimum in MINIMUM_VERSIONS.items():
 # the distribution's name, mmengine would look into site-packages, where an
 # editable install is not; with a module's, it asks where that module lies.
 MODULE2PACKAGE.setdefault('mmbiformer', 'mmbiformer.version')
-# The fork of mmsegmentation has another distribution's name, which mmengine's
-# fork does not know.
-if not is_installed(MODULE2PACKAGE['mmseg']):
-    MODULE2PACKAGE['mmseg'] = 'mmseg'
 
-from .checkpoints.checkpoint import register_safe_loading  # noqa: E402
+from .checkpoints.allowed_types import allow_mmengine_types  # noqa: E402
 
-register_safe_loading()
+allow_mmengine_types()
 
 from .models import BiFormer, BiLevelRoutingAttention, GlobalAttention  # noqa: E402
+from .reliable.runner import CheckedRunner  # noqa: E402
 from .visualization.hook import RoutingVisualizationHook  # noqa: E402
 
 __all__ = [
     'BiFormer',
     'BiLevelRoutingAttention',
+    'CheckedRunner',
     'GlobalAttention',
     'RoutingVisualizationHook',
     '__version__',

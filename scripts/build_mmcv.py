@@ -1,13 +1,13 @@
-"""Build mmcv with its compiled ops for this Python and torch, and install it.
+"""Build mmcv with its compiled ops for this Python and torch; install it.
 
     python scripts/build_mmcv.py [openmmlab|onedl]
 
 Neither the original mmcv nor its maintained fork (onedl) has a wheel on PyPI.
 The build of mmcv 2.1.0 takes about 25 minutes on two cores; without debug
-information, and with torch's headers precompiled once, it takes about 3. The
-wheel is kept in a cache folder of the user's
-(``$XDG_CACHE_HOME/mmbiformer``), by torch and Python version, and an
-interrupted build goes on where it stopped.
+information and with torch's headers precompiled, it takes about 3. The wheel
+is kept in the user's cache folder (``$XDG_CACHE_HOME/mmbiformer``), one per
+version of torch and Python, and an interrupted build continues where it
+stopped.
 
 Run it with the interpreter of the environment to install into. That needs
 torch, setuptools < 80, wheel and ninja.
@@ -44,12 +44,12 @@ PIP = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
 
 
 def say(message: str) -> None:
-    """Tell how far the build is."""
+    """Print the progress of the build."""
     print(f'[mmcv] {message}', file=sys.stderr, flush=True)
 
 
 def cache_folder(requirement: str) -> Path:
-    """Return the folder for the wheel for this torch and Python.
+    """Return the cache folder for this torch and Python.
 
     Args:
         requirement (str): mmcv and its version, as pip takes it.
@@ -68,7 +68,7 @@ def cache_folder(requirement: str) -> Path:
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold a lock file, so that two builds never share a folder."""
+    """Hold a lock file, so that only one build uses a folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, 'w') as file:
         try:
@@ -80,9 +80,9 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def unpack_source(requirement: str, folder: Path) -> Path:
-    """Return the folder of mmcv's source, downloaded where it is not there.
+    """Return the folder of mmcv's source; download it if it is missing.
 
-    One that is there keeps the object files of an interrupted build.
+    A folder that exists has the object files of an interrupted build.
 
     Args:
         requirement (str): mmcv and its version, as pip takes it.
@@ -109,7 +109,7 @@ def unpack_source(requirement: str, folder: Path) -> Path:
 def header_flags() -> list:
     """Return the flags that torch gives the compiler for mmcv's files.
 
-    A precompiled header is taken only where its flags are the build's.
+    The compiler uses a precompiled header only with the same flags.
     """
     flags = shlex.split(CFLAGS) + ['-fPIC', '-std=c++17']
     flags += ['-DTORCH_API_INCLUDE_EXTENSION_H', '-DTORCH_EXTENSION_NAME=_ext']
@@ -128,8 +128,8 @@ def precompile_header(folder: Path) -> str:
         folder (Path): Where to put the header.
 
     Returns:
-        str: Flags that make the build use it; empty where the compiler is not
-        gcc or would not use it.
+        str: Flags that make the build use it; empty if the compiler is not
+        gcc or does not use it.
     """
     compiler = shlex.split(os.getenv('CXX', 'c++'))
     if shutil.which(compiler[0]) is None:
@@ -162,7 +162,7 @@ def precompile_header(folder: Path) -> str:
 
 
 def build_wheel(source: Path, out: Path, cflags: str) -> bool:
-    """Build the wheel with a line of progress.
+    """Build the wheel and print the progress.
 
     Args:
         source (Path): mmcv's source.
@@ -170,7 +170,7 @@ def build_wheel(source: Path, out: Path, cflags: str) -> bool:
         cflags (str): Flags for the compiler.
 
     Returns:
-        bool: Whether it worked.
+        bool: Whether the build succeeded.
     """
     log = out / 'build.log'
     say(f'compiling; the full output goes to {log}')
@@ -214,7 +214,7 @@ def build_wheel(source: Path, out: Path, cflags: str) -> bool:
 
 
 def cached_wheel(requirement: str) -> Path:
-    """Return the wheel for this torch and Python, built where there is none.
+    """Return the wheel for this torch and Python; build it if it is missing.
 
     Args:
         requirement (str): mmcv and its version, as pip takes it.
@@ -252,7 +252,7 @@ def cached_wheel(requirement: str) -> Path:
 
 
 def install(wheel: Path) -> bool:
-    """Install a wheel and what it needs; return whether its ops load."""
+    """Install a wheel and its requirements; return whether its ops load."""
     commands = [
         # An mmcv of the same version may be there, built for another torch.
         [*PIP, 'install', '--quiet', '--force-reinstall', '--no-deps', wheel],
@@ -266,7 +266,7 @@ def install(wheel: Path) -> bool:
 
 
 def main() -> None:
-    """Build where needed, and install."""
+    """Build mmcv if needed, and install it."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -282,7 +282,7 @@ def main() -> None:
     requirement = REQUIREMENTS[parser.parse_args().family]
     wheel = cached_wheel(requirement)
     if not install(wheel):
-        say('that wheel does not load; building another')
+        say('the wheel does not load; building it again')
         wheel.unlink()
         wheel = cached_wheel(requirement)
         if not install(wheel):
@@ -294,8 +294,8 @@ if __name__ == '__main__':
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit('\n[mmcv] interrupted; the same command goes on from here')
+        sys.exit('\n[mmcv] interrupted; the same command continues from here')
     except subprocess.CalledProcessError as error:
         sys.exit(
-            f'[mmcv] error: this failed: {shlex.join(map(str, error.cmd))}'
+            f'[mmcv] error: command failed: {shlex.join(map(str, error.cmd))}'
         )

@@ -1,11 +1,11 @@
-"""The main job on a small scale: make digits, train, test, show the results.
+"""Train, test and visualize a small BiFormer on handwritten digits.
 
-Trains a small BiFormer on scenes of real handwritten digits, tests the saved
-checkpoint, and prints box and mask AP, or mIoU, on scenes and digits that
-training never saw. The segmentors are trained from scratch and, to show what
-pretraining is worth, from the backbone of the Mask R-CNN, which is trained
-first where it is not there. An interrupted run goes on from its last
-checkpoint.
+The data set consists of scenes of real handwritten digits. The saved
+checkpoint is tested on scenes and digits that were not used for training, and
+box and mask AP, or mIoU, are printed. The segmentors are trained from scratch
+and, to show the effect of pretraining, from the backbone of the Mask R-CNN,
+which is trained first if it is missing. An interrupted run resumes from its
+last checkpoint.
 """
 
 import argparse
@@ -50,7 +50,7 @@ METRICS = {
 
 
 def run(script: str, *arguments: object) -> float:
-    """Run one of the tools; return its seconds, or end as it ended."""
+    """Run one of the tools and return its seconds; exit if it fails."""
     command = ['python', os.path.relpath(TOOLS / script)]
     command += map(str, arguments)
     print(f'\n$ {shlex.join(command)}', flush=True)
@@ -62,7 +62,7 @@ def run(script: str, *arguments: object) -> float:
 
 
 def train(name: str) -> Tuple[str, Path, float]:
-    """Train, or go on with, the run of a config.
+    """Train with a config, or resume its run.
 
     Args:
         name (str): The config, without ``.py``, in the folder of configs.
@@ -143,7 +143,7 @@ def main() -> None:
     print()
     for name, (seconds, _) in results.items():
         print(f'{name}: train.py took {seconds:.0f} s')
-    print('What an earlier call had trained is not counted.')
+    print('Training that an earlier call did is not included.')
     print(f'checkpoint  {checkpoint}')
     print(f'logs        {work_dir}/<time>/')
     print(f'pictures    {work_dir}/test/pictures/')

@@ -1,21 +1,22 @@
-"""Set up an environment that holds the whole stack, then run a command in it.
+"""Set up torch, OpenMMLab and mmbiformer, then run a command there.
 
     python3 scripts/setup_env.py                    # set up only
     python3 scripts/setup_env.py -- COMMAND [ARG…]  # then run COMMAND
 
-The Python that runs this is used as it is where it has torch, mmengine, mmcv
-with its ops, mmdet and mmsegmentation. Otherwise ``.venv`` is made in the
-project's folder. What is set up already is left alone, and an interrupted
-set-up goes on where it stopped.
+The Python that runs this script is used if its environment has torch,
+mmengine, mmcv with its compiled ops, mmdet, mmsegmentation and what these
+import; only mmbiformer and its test tools are added to it. Otherwise the
+environment ``.venv`` is created in the project's folder. Steps that are done
+are skipped, so an interrupted set-up continues where it stopped.
 
-``$FAMILY`` names the packages of OpenMMLab: ``openmmlab``, the originals, or
+``$FAMILY`` selects the packages of OpenMMLab: ``openmmlab``, the originals, or
 ``onedl``, their maintained forks, which get an environment of their own,
-``.venv-onedl``. Where it is not set, an active environment may have either.
+``.venv-onedl``. If it is not set, the active environment may have either.
 
-``$TORCH`` names another torch: a version (``2.9.1``), a requirement, or pip's
-arguments (``TORCH="torch==2.9.1 --index-url URL"``).
+``$TORCH`` selects another torch: a version (``2.9.1``), a requirement, or
+arguments for pip (``TORCH="torch==2.9.1 --index-url URL"``).
 
-Needs nothing but the standard library.
+This script needs only the standard library.
 """
 
 import argparse
@@ -35,8 +36,8 @@ from typing import Iterator
 ROOT = Path(__file__).resolve().parents[1]
 BUILD_MMCV = ROOT / 'scripts/build_mmcv.py'
 TORCH = 'torch==2.13.0'
-# mmcv's setup.py and mmengine import pkg_resources, which setuptools dropped;
-# torch warns at every start where numpy is missing.
+# mmcv's setup.py imports pkg_resources, which setuptools 82 removed; torch
+# warns at every start if numpy is missing.
 BUILD_TOOLS = ['setuptools<80', 'wheel', 'ninja', 'numpy']
 PYTHONS = ('3.10', '3.11', '3.12')
 # The environment of each family, and what is installed there. The forks have
@@ -47,17 +48,19 @@ MMINSTALL = {
     'onedl': ROOT / 'requirements/mminstall_onedl.txt',
 }
 
-# Run by the interpreter in question; prints what it has.
+# Run by the interpreter in question; prints what its environment has.
 PROBE = """
 import importlib.metadata, importlib.util, json, pathlib
 
 def has(name):
     return bool(list(importlib.metadata.distributions(name=name)))
 
+# The originals also import packages that they do not declare.
 families = dict(
-    openmmlab=('mmengine', 'mmcv', 'mmdet', 'mmsegmentation'),
+    openmmlab=('mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'ftfy', 'regex'),
     onedl=('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection',
            'onedl-mmsegmentation'))
+modules = dict(openmmlab=('pkg_resources',), onedl=())
 
 def folder(name):
     spec = importlib.util.find_spec(name)
@@ -68,29 +71,30 @@ print(json.dumps(dict(
     families=[
         family for family, names in families.items()
         if has('torch') and all(map(has, names))
+        and all(map(folder, modules[family]))
         and mmcv and list(pathlib.Path(mmcv).glob('_ext*'))],
     tools=all(map(has, (
-        'hypothesis', 'pytest', 'pytest-xdist', 'ruff', 'scikit-learn',
-        'selenium'))),
+        'hypothesis', 'mypy', 'pytest', 'pytest-xdist', 'ruff',
+        'scikit-learn', 'selenium'))),
     mmbiformer=folder('mmbiformer'))))
 """
 
 
 def say(message: str) -> None:
-    """Tell how far the set-up is."""
+    """Print the progress of the set-up."""
     print(f'[setup] {message}', file=sys.stderr, flush=True)
 
 
 def run(*command: object) -> None:
-    """Run a command, its output with ours; end where it fails."""
+    """Run a command with its output on stderr; exit if it fails."""
     command = [str(part) for part in command]
     result = subprocess.run(command, stdout=sys.stderr)
     if result.returncode:
-        sys.exit(f'[setup] error: this failed: {shlex.join(command)}')
+        sys.exit(f'[setup] error: command failed: {shlex.join(command)}')
 
 
 def pip_install(python: Path, *arguments: object) -> None:
-    """Install with the pip of an interpreter."""
+    """Install packages with the pip of an interpreter."""
     run(
         python, '-m', 'pip', '--disable-pip-version-check', 'install',
         *arguments,
@@ -98,14 +102,14 @@ def pip_install(python: Path, *arguments: object) -> None:
 
 
 def ask(python: object, code: str) -> str:
-    """Return what an interpreter prints; empty where it fails."""
+    """Return what an interpreter prints; empty if it fails."""
     result = subprocess.run([python, '-c', code], capture_output=True)
     return result.stdout.decode().strip() if result.returncode == 0 else ''
 
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold a lock file, so that two set-ups never write the same folder."""
+    """Hold a lock file, so that only one set-up writes to a folder."""
     with open(path, 'w') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,7 +120,7 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def find_python() -> str:
-    """Return a Python that can make the environment; end if there is none."""
+    """Return a Python for the environment; exit if there is none."""
     names = [sys.executable] + [f'python{version}' for version in PYTHONS]
     for name in names:
         python = shutil.which(name)
@@ -131,7 +135,7 @@ def find_python() -> str:
         )
     if not ask(python, 'import ensurepip, venv; print(1)'):
         sys.exit(
-            f'[setup] error: {python} cannot make virtual environments; on '
+            f'[setup] error: {python} cannot create virtual environments; on '
             'Debian and Ubuntu: apt install python3-venv'
         )
     include = ask(
@@ -146,7 +150,7 @@ def find_python() -> str:
 
 
 def torch_arguments() -> list:
-    """Return pip's arguments for torch, from ``$TORCH`` or the default."""
+    """Return pip's arguments for torch: ``$TORCH`` or the default."""
     arguments = shlex.split(os.getenv('TORCH') or TORCH)
     if arguments[0][0].isdigit():
         arguments[0] = f'torch=={arguments[0]}'
@@ -154,16 +158,17 @@ def torch_arguments() -> list:
 
 
 def fingerprint() -> str:
-    """Return a digest of everything that decides what we install."""
-    # A virtual environment works only where it was made.
+    """Return a digest of everything that decides what is installed."""
+    # A virtual environment works only where it was created.
     digest = hashlib.sha256(
         shlex.join([*torch_arguments(), str(ROOT)]).encode()
     )
     for path in [
         Path(__file__),
         BUILD_MMCV,
+        ROOT / 'pyproject.toml',
         ROOT / 'setup.py',
-        ROOT / 'csrc/routed_attention.cpp',
+        *sorted((ROOT / 'csrc').iterdir()),
         *sorted((ROOT / 'requirements').glob('*.txt')),
     ]:
         digest.update(path.read_bytes())
@@ -171,7 +176,7 @@ def fingerprint() -> str:
 
 
 def install_project(python: Path) -> None:
-    """Install mmbiformer from here, and what its tests and tools need."""
+    """Install mmbiformer, editable, and what its tests and tools need."""
     requirements = ROOT / 'requirements'
     pip_install(
         python, '--quiet', '--editable', ROOT,
@@ -180,10 +185,13 @@ def install_project(python: Path) -> None:
 
 
 def make_venv(family: str) -> Path:
-    """Make or complete the environment of a family; return its interpreter.
+    """Create or complete the environment of a family.
 
     Args:
         family (str): ``'openmmlab'`` or ``'onedl'``.
+
+    Returns:
+        Path: Its interpreter.
     """
     venv = VENVS[family]
     python = venv / 'bin/python'
@@ -193,7 +201,7 @@ def make_venv(family: str) -> Path:
             return python
         start = time.monotonic()
         base = find_python()
-        say(f'[1/5] virtual environment in {venv}, by {base}')
+        say(f'[1/5] virtual environment in {venv}, with {base}')
         run(base, '-m', 'venv', venv)
         say('[2/5] torch')
         pip_install(python, *torch_arguments())
@@ -201,9 +209,9 @@ def make_venv(family: str) -> Path:
         pip_install(python, *BUILD_TOOLS)
         say('[3/5] mmcv')
         run(python, BUILD_MMCV, family)
-        say('[4/5] mmengine, mmdet, mmsegmentation')
+        say('[4/5] mmengine, mmdet, mmsegmentation and what they import')
         pip_install(python, '--quiet', '-r', MMINSTALL[family])
-        say('[5/5] mmbiformer, and what its tests and tools need')
+        say('[5/5] mmbiformer and its test tools')
         install_project(python)
         stamp.write_text(fingerprint())
         say(f'done in {time.monotonic() - start:.0f} s')
@@ -211,7 +219,7 @@ def make_venv(family: str) -> Path:
 
 
 def main() -> None:
-    """Set up, then become the command."""
+    """Set up, then replace this process by the command."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -222,16 +230,19 @@ def main() -> None:
     command = parser.parse_args().command
     family = os.getenv('FAMILY') or None
     if family not in (None, *VENVS):
-        sys.exit(f'[setup] error: FAMILY={family!r} is none of {tuple(VENVS)}')
+        sys.exit(
+            f'[setup] error: FAMILY must be one of {tuple(VENVS)}, got '
+            f'FAMILY={family!r}'
+        )
 
     has = json.loads(ask(sys.executable, PROBE) or '{}')
     active = has.get('families', [])
     fits = family in active if family else bool(active)
-    # $TORCH asks for a particular torch, which the active Python may lack.
+    # $TORCH asks for a torch that the active environment may not have.
     if fits and not os.getenv('TORCH'):
         python = Path(sys.executable)
         if not has['tools'] or has['mmbiformer'] != str(ROOT / 'mmbiformer'):
-            say(f'adding mmbiformer and its tools to {sys.prefix}')
+            say(f'adding mmbiformer and its test tools to {sys.prefix}')
             install_project(python)
     else:
         python = make_venv(family or 'openmmlab')
@@ -247,4 +258,4 @@ if __name__ == '__main__':
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit('\n[setup] interrupted; the same command goes on from here')
+        sys.exit('\n[setup] interrupted; the same command continues from here')

@@ -1,3 +1,4 @@
+import contextlib
 import multiprocessing
 import subprocess
 from pathlib import Path
@@ -5,7 +6,16 @@ from pathlib import Path
 import pytest
 from forked import become
 
+from mmbiformer.utils.config import installed_mmseg
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_sessionstart(session):
+    """Let tests read configs that inherit from mmseg's, in both families."""
+    stack = contextlib.ExitStack()
+    stack.enter_context(installed_mmseg())
+    session.config.add_cleanup(stack.close)
 
 
 @pytest.fixture(scope='session')

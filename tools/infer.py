@@ -1,4 +1,4 @@
-"""Predict images and videos, draw the predictions, and keep them.
+"""Predict images and videos, and write pictures and predictions.
 
     infer.py IMAGE_OR_FOLDER_OR_PATTERN_OR_VIDEO ... CONFIG CHECKPOINT
 
@@ -7,10 +7,17 @@ could start, 130 after Ctrl-C.
 """
 
 import argparse
+import signal
+
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import json
 import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
+from arguments import add_cfg_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -18,7 +25,6 @@ def parse_args() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    # The package takes seconds to import, and is only once this is right.
     parser.add_argument(
         'images',
         nargs='+',
@@ -64,13 +70,7 @@ def parse_args() -> argparse.Namespace:
         help='write into OUT even if it holds results; of these, files of '
         'other names stay',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
+    add_cfg_options(parser)
     # Options may stand between the images and the config.
     args = parser.parse_intermixed_args()
     if not args.config.endswith(('.py', '.yml', '.yaml', '.json')):
@@ -96,88 +96,73 @@ def parse_args() -> argparse.Namespace:
 def run(args: argparse.Namespace) -> int:
     """Predict what the arguments ask for; return the exit status."""
     from mmengine.device import get_device
-    from mmengine.utils import ProgressBar
 
-    from mmbiformer.inference.inferencer import build_inferencer, infer
-    from mmbiformer.inference.media import (
-        Problem,
-        count_images,
-        find_media,
-        name_results,
-        read_media,
-    )
-    from mmbiformer.inference.prediction_files import (
+    from mmbiformer.inference.inferencer import build_inferencer
+    from mmbiformer.inference.media import find_files
+    from mmbiformer.inference.results import (
         INDEX,
-        PICTURES,
-        PREDICTIONS,
-        PredictionFolder,
-        check_folder,
+        FileInferencer,
+        check_out_dir,
     )
     from mmbiformer.utils.config import read_config, task_of
+    from mmbiformer.utils.errors import MissingFileError, OutputError
+    from mmbiformer.utils.files import atomic_write
 
-    def report(problem: Problem) -> None:
-        print(
-            f'infer.py: skipped: {problem.source!r} {problem.reason}',
-            file=sys.stderr,
-            flush=True,
-        )
-
-    paths, problems = find_media(args.images)
-    for problem in problems:
-        report(problem)
+    paths, skipped = find_files(args.images)
     if not paths:
-        raise ValueError(f'no image or video is in {args.images}')
-    check_folder(args.out_dir, args.force, paths)
+        reasons = [f'{path!r} {reason}' for path, reason in skipped.items()]
+        raise MissingFileError('; '.join(reasons))
+    check_out_dir(args.out_dir, args.force, paths)
     cfg = read_config(args.config, args.cfg_options)
     inferencer = build_inferencer(
         cfg, args.checkpoint, args.device or get_device()
     )
-    folder = PredictionFolder(
-        args.out_dir, not args.no_save_vis, not args.no_save_pred
+    files = FileInferencer(
+        inferencer,
+        args.out_dir,
+        save_vis=not args.no_save_vis,
+        save_pred=not args.no_save_pred,
+        pred_score_thr=args.pred_score_thr,
     )
-    folder.problems.extend(problems)
-
-    bar = ProgressBar(count_images(paths))
+    for path, reason in skipped.items():
+        files.skip(path, reason)
     complete = False
     try:
-        images = read_media(paths, name_results(paths))
-        for outcome in infer(
-            inferencer, images, folder, args.batch_size, args.pred_score_thr
-        ):
-            if isinstance(outcome, Problem):
-                print(flush=True)
-                report(outcome)
-            bar.update()
-        complete = True
-    except KeyboardInterrupt:
-        print('\ninterrupted: what follows was done, and is whole', end='')
-    finally:
-        folder.write_index(
-            task=task_of(cfg),
-            config=args.config,
-            checkpoint=args.checkpoint,
-            classes=inferencer.model.dataset_meta['classes'],
-            complete=complete,
-        )
-    print(
-        f'\npredicted   {folder.images} images, skipped {len(folder.problems)}'
-    )
-    if folder.pictures and folder.images:
-        print(f'pictures    {args.out_dir / PICTURES}')
-    if folder.predictions and folder.images:
-        print(f'predictions {args.out_dir / PREDICTIONS}')
-    if folder.predictions:
-        print(f'index       {args.out_dir / INDEX}')
-    if not complete:
-        return 130
-    return 1 if folder.problems else 0
+        args.out_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            files.run(paths, args.batch_size)
+            complete = True
+        finally:
+            index = dict(
+                task=task_of(cfg),
+                config=args.config,
+                checkpoint=args.checkpoint,
+                classes=inferencer.model.dataset_meta['classes'],
+                complete=complete,
+                images=files.images,
+                skipped=files.skipped,
+            )
+            with atomic_write(args.out_dir / INDEX) as hidden:
+                hidden.write_text(json.dumps(index, indent=2) + '\n')
+    except OSError as error:
+        raise OutputError(
+            f'--out-dir={str(args.out_dir)!r} cannot be written to: {error}'
+        ) from error
+    if not files.images:
+        print(files.traceback, end='', file=sys.stderr)
+    count = sum(entry.get('frames', 1) for entry in files.images)
+    print(f'predicted   {count} images, skipped {len(files.skipped)}')
+    for name in (*files.folders.values(), INDEX):
+        if (args.out_dir / name).exists():
+            print(f'written     {args.out_dir / name}')
+    return 1 if files.skipped else 0
 
 
 def main() -> None:
     args = parse_args()
-    from mmbiformer.utils.command_line import one_line_errors
+    from mmbiformer.utils.command_line import command_line
 
-    with one_line_errors('infer.py'):
+    with command_line('infer.py'):
         status = run(args)
     sys.exit(status)
 

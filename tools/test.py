@@ -1,15 +1,20 @@
 """Test (and evaluate) a detector or segmentor."""
 
 import argparse
-import os
+import signal
 
-from mmengine.config import Config, DictAction
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from arguments import add_config_arguments, add_run_arguments
+from mmengine.config import Config
 
 
 def parse_args() -> argparse.Namespace:
     # The package takes seconds to import, and is only once this is right.
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file path')
+    add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--out',
@@ -30,31 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--tta', action='store_true', help='test time augmentation'
     )
-    parser.add_argument(
-        '--work-dir', help='the directory to save logs, models and metrics'
-    )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config; lists as key="[a,b]" or '
-        'key=a,b, nested ones as key="[(a,b),(c,d)]", without white space',
-    )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='job launcher',
-    )
-    # Older launchers pass the rank as an argument, torchrun as a variable.
-    parser.add_argument(
-        '--local_rank',
-        '--local-rank',
-        type=int,
-        default=int(os.environ.get('LOCAL_RANK', 0)),
-        help=argparse.SUPPRESS,
-    )
+    add_run_arguments(parser)
     return parser.parse_args()
 
 
@@ -93,16 +74,25 @@ def make_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def main() -> None:
-    args = parse_args()
+def test(args: argparse.Namespace) -> None:
+    """Test a model as the arguments say."""
     from mmbiformer.reliable.launch import leave_process_group
     from mmbiformer.reliable.runner import build_runner
-    from mmbiformer.utils.command_line import one_line_errors
 
-    with one_line_errors('test.py') as tool:
-        tool.runner = build_runner(make_config(args))
-        tool.runner.test()
-        leave_process_group()
+    build_runner(make_config(args)).test()
+    leave_process_group()
+
+
+def main() -> None:
+    args = parse_args()
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    from mmbiformer.checkpoints.strict import strict_loading
+    from mmbiformer.reliable.launch import ErrorRecord
+    from mmbiformer.utils.command_line import command_line
+
+    with command_line('test.py'), strict_loading():
+        record(test, ErrorRecord('test.py'))(args)
 
 
 if __name__ == '__main__':

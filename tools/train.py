@@ -1,15 +1,20 @@
 """Train a detector or segmentor."""
 
 import argparse
-import os
+import signal
 
-from mmengine.config import Config, DictAction
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from arguments import add_config_arguments, add_run_arguments
+from mmengine.config import Config
 
 
 def parse_args() -> argparse.Namespace:
     # The package takes seconds to import, and is only once this is right.
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file path')
+    add_config_arguments(parser)
     parser.add_argument(
         '--amp',
         action='store_true',
@@ -28,31 +33,7 @@ def parse_args() -> argparse.Namespace:
         help='resume from this checkpoint or, without PATH or with "auto", '
         'from the latest one in the work directory',
     )
-    parser.add_argument(
-        '--work-dir', help='the directory to save logs, models and metrics'
-    )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config; lists as key="[a,b]" or '
-        'key=a,b, nested ones as key="[(a,b),(c,d)]", without white space',
-    )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='job launcher',
-    )
-    # Older launchers pass the rank as an argument, torchrun as a variable.
-    parser.add_argument(
-        '--local_rank',
-        '--local-rank',
-        type=int,
-        default=int(os.environ.get('LOCAL_RANK', 0)),
-        help=argparse.SUPPRESS,
-    )
+    add_run_arguments(parser)
     return parser.parse_args()
 
 
@@ -90,16 +71,25 @@ def make_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def main() -> None:
-    args = parse_args()
+def train(args: argparse.Namespace) -> None:
+    """Train a model as the arguments say."""
     from mmbiformer.reliable.launch import leave_process_group
     from mmbiformer.reliable.runner import build_runner
-    from mmbiformer.utils.command_line import one_line_errors
 
-    with one_line_errors('train.py') as tool:
-        tool.runner = build_runner(make_config(args))
-        tool.runner.train()
-        leave_process_group()
+    build_runner(make_config(args)).train()
+    leave_process_group()
+
+
+def main() -> None:
+    args = parse_args()
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    from mmbiformer.checkpoints.strict import strict_loading
+    from mmbiformer.reliable.launch import ErrorRecord
+    from mmbiformer.utils.command_line import command_line
+
+    with command_line('train.py'), strict_loading():
+        record(train, ErrorRecord('train.py'))(args)
 
 
 if __name__ == '__main__':

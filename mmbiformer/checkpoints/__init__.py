@@ -1,1 +1,1 @@
-"""Checkpoint files: loaded safely, downloaded, converted, written whole."""
+"""Checkpoint files: loaded strictly, saved atomically, converted."""

@@ -1,11 +1,12 @@
-"""Checkpoints of the authors become this project's, and ours fit to publish.
+"""Convert checkpoints of the authors' code, and strip ours to publish them.
 
-The heads of the four recipes have kept their names, and the order of their
-classes, from mmdet 2 to 3 and from mmseg 0 to 1: the model zoos of today hand
-out the files of mmdet 2.0 and mmseg 0.5 for them, unchanged. What did change
-is what lies beside the weights, and the norms of maps that a recipe does not
-use, which are not built here. Reordered classes were those of mmdet 1, for
-whose files mmdet has ``tools/model_converters/upgrade_model_version.py``.
+The heads of the four recipes have kept the names of their weights and the
+order of their classes from mmdet 2 to 3 and from mmseg 0 to 1: today's model
+zoos offer the files of mmdet 2.0 and mmseg 0.5 for them, unchanged. What has
+changed are the entries besides the weights, and the norms of outputs that a
+recipe does not use, which are not built here. mmdet 1 had another order of
+classes; for its files mmdet has
+``tools/model_converters/upgrade_model_version.py``.
 """
 
 import re
@@ -13,17 +14,17 @@ from typing import Dict, List, Mapping, Sequence, Tuple
 
 from mmengine.config import Config
 from mmengine.utils import digit_version
-from torch import Tensor
 
-from mmbiformer.models.pretrained import state_dict_of
 from mmbiformer.utils.config import build_model
-from mmbiformer.utils.text import list_some
+from mmbiformer.utils.errors import CheckpointError
 from mmbiformer.version import __version__
 
-# Weights that may be left out, and those that may keep their initial values:
-# of ImageNet's backbones, and of whole models.
-_BACKBONE = re.compile(r'(head|norm)\.'), re.compile(r'extra_norms\.')
-_WHOLE = re.compile(r'backbone\.extra_norms\.'), re.compile(r'(?!)')
+from .weights import NOTHING, compare_weights, state_dict_of
+
+# Weights that may be missing, and those that may be surplus: in files of
+# ImageNet, and in those of whole models.
+_BACKBONE = re.compile(r'extra_norms\.'), re.compile(r'(head|norm)\.')
+_WHOLE = NOTHING, re.compile(r'backbone\.extra_norms\.')
 
 
 def convert_checkpoint(
@@ -35,7 +36,7 @@ def convert_checkpoint(
         checkpoint (Mapping): What the file holds: ImageNet weights, or those
             of a whole detector or segmentor (mmdet 2, mmseg 0).
         cfg (Config): Config of the run that is to load the result.
-        source (str): What to call the file.
+        source (str): The file, for messages.
 
     Returns:
         tuple: The new checkpoint, and the names of all weights by what became
@@ -44,8 +45,8 @@ def convert_checkpoint(
         for ``model.backbone.init_cfg``, one of a whole model for the tools.
 
     Raises:
-        ValueError: If a weight is missing, surplus or of another shape, or
-            the file is one of mmdet 1.
+        CheckpointError: If a weight is missing, surplus or of another shape,
+            or the file is one of mmdet 1.
     """
     weights = {
         name.removeprefix('module.'): value
@@ -53,7 +54,7 @@ def convert_checkpoint(
     }
     old = checkpoint.get('meta') or {}
     if digit_version(old.get('mmdet_version', '2.0')) < digit_version('2.0'):
-        raise ValueError(
+        raise CheckpointError(
             f'checkpoint={source!r} is of mmdet {old["mmdet_version"]}, which '
             'numbered the classes in another order; convert it by '
             "mmdet's tools/model_converters/upgrade_model_version.py first"
@@ -69,67 +70,38 @@ def convert_checkpoint(
             meta['dataset_meta'] = found
     else:
         rules, model = _BACKBONE, model.backbone
-    kept, fates = _sort_weights(weights, model.state_dict(), *rules)
-    wrong = {kind: fates.pop(kind) for kind in ('missing', 'surplus', 'shape')}
-    if any(wrong.values()):
-        raise ValueError(
-            f'checkpoint={source!r} does not fit config={cfg.filename!r}. '
-            'Weights '
-            + '; '.join(
-                f'{kind}: {list_some(names)}'
-                for kind, names in wrong.items()
-                if names
-            )
-        )
-    return dict(meta=meta, state_dict=kept), fates
-
-
-def _sort_weights(
-    weights: Mapping[str, Tensor],
-    own: Mapping[str, Tensor],
-    may_leave_out: re.Pattern,
-    may_be_initial: re.Pattern,
-) -> Tuple[Dict[str, Tensor], Dict[str, List[str]]]:
-    """Return the weights that a model takes, and what becomes of each."""
+    own = model.state_dict()
+    difference = compare_weights(weights, own, *rules)
+    difference.check(source, f'config={cfg.filename!r}')
     kept = {name: weights[name] for name in own if name in weights}
-    surplus = [name for name in weights if name not in own]
-    missing = [name for name in own if name not in weights]
     fates = {
         'kept': list(kept),
-        'left out': [n for n in surplus if may_leave_out.match(n)],
-        'initial': [n for n in missing if may_be_initial.match(n)],
-        'surplus': [n for n in surplus if not may_leave_out.match(n)],
-        'missing': [n for n in missing if not may_be_initial.match(n)],
-        'shape': [
-            f'{name} (has {tuple(value.shape)}, needs '
-            f'{tuple(own[name].shape)})'
-            for name, value in kept.items()
-            if value.shape != own[name].shape
-        ],
+        'left out': difference.left_out,
+        'initial': difference.initial,
     }
-    return kept, fates
+    return dict(meta=meta, state_dict=kept), fates
 
 
 def strip_checkpoint(
     checkpoint: Mapping, source: str, keys: Sequence[str]
 ) -> Tuple[dict, List[str]]:
-    """Leave out of a checkpoint what only the resuming of a run needs.
+    """Leave out of a checkpoint what is needed only to resume a run.
 
     Args:
         checkpoint (Mapping): What the file holds.
-        source (str): What to call the file.
+        source (str): The file, for messages.
         keys (Sequence[str]): What to keep.
 
     Returns:
         tuple: The new checkpoint, and what was left out.
 
     Raises:
-        ValueError: If it holds no weights, or lacks one of the keys.
+        CheckpointError: If it holds no weights, or lacks one of the keys.
     """
     state_dict_of(checkpoint, source)
     lacking = [key for key in keys if key not in checkpoint]
     if lacking:
-        raise ValueError(
+        raise CheckpointError(
             f'checkpoint={source!r} lacks {lacking}; it has '
             f'{sorted(checkpoint)}'
         )

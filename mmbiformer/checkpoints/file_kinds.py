@@ -1,53 +1,43 @@
-"""What a file is that should be a checkpoint, told before it is opened."""
+"""Tell what a file is that should be a checkpoint, before it is loaded."""
 
 import struct
 import zipfile
 from pathlib import Path
 from typing import List, Optional
 
+from mmbiformer.utils.errors import CheckpointError
 from mmbiformer.utils.text import list_some
 
-# What torch wrote before its version 1.6: pickles, of this number first.
+# How files begin that torch wrote before its version 1.6, and others that are
+# often found under the name of a checkpoint.
 _PICKLE = b'\x80'
 _LEGACY = b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
-
-# How other files begin that end up under a checkpoint's name.
 _SIGNATURES = {
     b'version https://git-lfs': 'a pointer of Git LFS, which stands for the '
     "file; fetch that by 'git lfs pull'",
     b'\x1f\x8b': 'a gzip archive; unpack it first',
-    b'BZh': 'a bzip2 archive; unpack it first',
-    b'\xfd7zXZ\0': 'an xz archive; unpack it first',
-    b"7z\xbc\xaf'\x1c": 'a 7z archive; unpack it first',
-    b'Rar!': 'a RAR archive; unpack it first',
-    b'\x89HDF': 'an HDF5 file, such as the weights of Keras',
-    b'\x93NUMPY': 'an array of NumPy (.npy)',
-    b'%PDF': 'a PDF document',
-    b'\x89PNG': 'a PNG image',
-    b'\xff\xd8\xff': 'a JPEG image',
     _PICKLE: 'a pickle that torch did not write; pickles can run code, and '
     'are not opened',
 }
-_PAGE_STARTS = (b'<!doctype html', b'<html', b'<head', b'<body')
 
 
 def check_kind(path: Path, name: str) -> None:
-    """Refuse a file that is no checkpoint, or would unpack to more than it is.
+    """Refuse a file that ``torch.save`` did not write.
 
     Nothing of it is unpacked or unpickled.
 
     Args:
         path (Path): The file.
-        name (str): What to call it.
+        name (str): What to call it in messages.
 
     Raises:
-        RuntimeError: If it is not what ``torch.save`` writes; the message
-            tells what it is instead.
+        CheckpointError: If it is something else, damaged, or would take more
+            memory than it has bytes; the message says which.
     """
     size = path.stat().st_size
     with open(path, 'rb') as file:
-        head = file.read(1024)
-    # Behind the sign of a pickle comes its protocol.
+        head = file.read(512)
+    # The byte after the mark of a pickle is its protocol.
     legacy = head[:1] == _PICKLE and head[2:].startswith(_LEGACY)
     if legacy or path.suffix == '.safetensors':
         return
@@ -56,38 +46,25 @@ def check_kind(path: Path, name: str) -> None:
     else:
         problem = f'is not a PyTorch checkpoint, but {_describe(head)}'
     if problem:
-        raise RuntimeError(f'checkpoint={name!r} ({size} bytes) {problem}')
+        raise CheckpointError(f'checkpoint={name!r} ({size} bytes) {problem}')
 
 
 def _describe(head: bytes) -> str:
     """Tell what a file is by its beginning."""
-    if not head.strip(b'\0'):
-        return 'empty' if not head else 'nothing but zeros'
+    if not head:
+        return 'empty'
     for signature, kind in _SIGNATURES.items():
         if head.startswith(signature):
             return kind
     if head[257:262] == b'ustar':
-        return (
-            'a tar archive; unpack it first, or save it anew where torch '
-            'before 0.1.10 wrote it'
-        )
-    text = head.removeprefix(b'\xef\xbb\xbf').lstrip()
-    if text.lower().startswith(_PAGE_STARTS):
+        return 'a tar archive; unpack it first'
+    if b'<html' in head.lower() or b'<!doctype html' in head.lower():
         return 'a web page (HTML), as a failed download leaves one'
-    if text.startswith(b'<?xml'):
-        return 'XML, such as the error of a storage server'
-    try:
-        # A character may be cut off at the end.
-        beginning = repr(text.decode(errors='strict')[:40])
-    except UnicodeDecodeError as error:
-        if error.start < len(text) - 3:
-            return f'something that begins with the bytes {head[:16]}'
-        beginning = repr(text[: error.start].decode()[:40])
-    return f'text that begins with {beginning}'
+    return f'something that begins with {head[:40]}'
 
 
 def _archive_problem(path: Path, size: int) -> Optional[str]:
-    """Tell what is wrong with a zip archive, if anything is."""
+    """Tell why a zip archive is not a checkpoint, if it is not."""
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
@@ -96,11 +73,11 @@ def _archive_problem(path: Path, size: int) -> Optional[str]:
         EOFError, NotImplementedError, OSError, OverflowError, ValueError,
     ) as error:  # fmt: skip
         return f'is a truncated or damaged archive: {error}'
-    kind = _describe_content([record.filename for record in records])
+    kind = _other_content([record.filename for record in records])
     if kind:
         return f'is not a PyTorch checkpoint, but {kind}'
-    # torch stores its records as they are. Where sizes do not add up, the
-    # file would take memory that it has no bytes for.
+    # torch compresses nothing. Where sizes do not add up, the file would take
+    # more memory than it has bytes.
     for record in records:
         if record.compress_type != zipfile.ZIP_STORED:
             return (
@@ -114,8 +91,8 @@ def _archive_problem(path: Path, size: int) -> Optional[str]:
     return None
 
 
-def _describe_content(names: List[str]) -> Optional[str]:
-    """Tell what a zip archive holds, if that is no checkpoint."""
+def _other_content(names: List[str]) -> Optional[str]:
+    """Tell what a zip archive holds that is not a checkpoint."""
     # torch puts all of it into one folder.
     records = {name.partition('/')[2] for name in names}
     if 'constants.pkl' in records:
@@ -125,9 +102,5 @@ def _describe_content(names: List[str]) -> Optional[str]:
         )
     if 'data.pkl' in records:
         return None
-    if '[Content_Types].xml' in names:
-        return 'an office document (docx, xlsx or pptx)'
-    if names and all(name.endswith('.npy') for name in names):
-        return 'arrays of NumPy (.npz)'
     held = list_some(names, 4) or 'nothing'
     return f'a zip archive that holds {held}; unpack it if they are in there'

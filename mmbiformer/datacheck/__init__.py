@@ -1,1 +1,1 @@
-"""What is wrong with the data of a config, told before training."""
+"""Data checks, before and during training."""

@@ -1,36 +1,43 @@
-"""One image with its annotations, on its way into the model.
+"""Data pipeline that checks each sample as it is loaded.
 
-What the frameworks would take in silence, or refuse without naming the file,
-is an error here that names it.
+Samples that the frameworks would accept silently, or reject without naming
+the file, raise an error that names it.
 """
 
 import os
 import os.path as osp
 from typing import Callable, Optional, Sequence, Tuple, Union
 
+import cv2
 import numpy as np
+from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 from mmengine.dataset import Compose
 from PIL import Image
 from torch.utils.data import Dataset
 
 from mmbiformer.utils.datasets import leaf_datasets
+from mmbiformer.utils.errors import DataError, PipelineError, UserError
 from mmbiformer.utils.text import one_line
 
+# Steps that load files, and what they raise if a file is broken.
+_LOADERS = (LoadAnnotations, LoadImageFromFile)
+_OF_FILES = (AssertionError, OSError, ValueError, cv2.error)
+
 LABEL_MODES = ('1', 'L', 'P')
-"""tuple[str]: Pillow's modes of pictures with one 8-bit value a pixel."""
+"""tuple[str]: Pillow's modes of images with one 8-bit value per pixel."""
 
 
 def check_jpeg(path: str) -> None:
-    """Check that a file, if it is a JPEG, is whole.
+    """Check that a file is not a truncated JPEG.
 
-    OpenCV 4 decodes the beginning of a truncated one, and leaves the rest of
-    the picture grey.
+    OpenCV 4 decodes the beginning of a truncated file, and leaves the rest of
+    the image gray.
 
     Args:
-        path (str): File on this machine.
+        path (str): Path of a local file.
 
     Raises:
-        ValueError: If its end is missing.
+        DataError: If it is a JPEG file whose end is missing.
     """
     with open(path, 'rb') as file:
         if file.read(2) != b'\xff\xd8':
@@ -38,32 +45,33 @@ def check_jpeg(path: str) -> None:
         file.seek(-2, os.SEEK_END)
         if file.read() == b'\xff\xd9':
             return
-        # Something follows the picture, or its end is missing: within the
-        # coded pixels there is no such marker.
+        # Either data follows the image, or its end is missing. The coded
+        # pixels cannot contain the marker.
         file.seek(0)
         content = file.read()
     if content.rfind(b'\xff\xd9') < content.rfind(b'\xff\xda'):
-        raise ValueError('the JPEG file is truncated, its end is missing')
+        raise DataError('the JPEG file is truncated, its end is missing')
 
 
 def check_label_map(path: str) -> None:
-    """Check that a file is a picture of one 8-bit value a pixel.
+    """Check that a file is an image with one 8-bit value per pixel.
 
-    mmseg takes other values modulo 256, and fails obscurely on colours.
+    mmseg takes larger values modulo 256, and fails on color images with an
+    unrelated error.
 
     Args:
-        path (str): File on this machine.
+        path (str): Path of a local file.
 
     Raises:
-        ValueError: If it is not.
+        DataError: If it is not such an image.
     """
     try:
         with Image.open(path) as image:
             mode = image.mode
     except OSError as error:
-        raise ValueError(f'the label map cannot be read: {error}') from error
+        raise DataError(f'the label map cannot be read: {error}') from error
     if mode not in LABEL_MODES:
-        raise ValueError(
+        raise DataError(
             'a label map must have one 8-bit value a pixel, the number of '
             f"the class (Pillow's modes {LABEL_MODES}), got mode {mode!r}"
         )
@@ -72,23 +80,23 @@ def check_label_map(path: str) -> None:
 def run_lengths(counts: Union[str, bytes, Sequence[int]]) -> np.ndarray:
     """Return the run lengths of a COCO mask.
 
-    A string holds 5 bits a byte, lowest first, and from the fourth run on the
-    difference to the run before the last (``rleFrString`` of the COCO API,
-    which does not check what it reads).
+    A string stores 5 bits per byte, lowest first, and from the fourth run on
+    the difference to the second last run (``rleFrString`` of the COCO API,
+    which does not validate its input).
 
     Args:
         counts (str | bytes | Sequence[int]): The ``counts`` of the mask.
 
     Returns:
-        np.ndarray: Lengths as int64, the first of background.
+        np.ndarray: Run lengths, int64, starting with background.
 
     Raises:
-        ValueError: If the counts are no such string or numbers.
+        DataError: If the counts are neither such a string nor such numbers.
     """
     if not isinstance(counts, (str, bytes)):
         runs = np.asarray(counts)
         if runs.ndim != 1 or runs.dtype.kind not in 'iu' or (runs < 0).any():
-            raise ValueError('the counts of its mask are no whole numbers')
+            raise DataError('the counts of its mask are no whole numbers')
         return runs.astype(np.int64)
     counts = counts.encode() if isinstance(counts, str) else counts
     codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
@@ -100,33 +108,33 @@ def run_lengths(counts: Union[str, bytes, Sequence[int]]) -> np.ndarray:
         or not len(ends)
         or ends[-1] != len(codes) - 1
     ):
-        raise ValueError('the counts of its mask are no run lengths')
+        raise DataError('the counts of its mask are no run lengths')
     starts = np.concatenate([[0], ends[:-1] + 1])
     sizes = ends - starts + 1
     shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, sizes))
     if shifts.max() > 55:
-        raise ValueError('the counts of its mask are no run lengths')
+        raise DataError('the counts of its mask are no run lengths')
     runs = np.add.reduceat((codes & 31) << shifts, starts)
     runs -= np.where(codes[ends] & 16, np.int64(1) << 5 * sizes, 0)
     for first in (1, 2):
         runs[first::2] = runs[first::2].cumsum()
     if (runs < 0).any():
-        raise ValueError('the counts of its mask are no run lengths')
+        raise DataError('the counts of its mask are no run lengths')
     return runs
 
 
 def check_mask(mask: object, size: Tuple[int, int]) -> None:
-    """Check that the mask of an object is one of its image.
+    """Check that the mask of an object matches its image.
 
     Args:
-        mask (object): COCO's ``segmentation``. What mmdet ignores, with the
-            object, is not refused: polygons of less than three points, and
-            run lengths without ``counts`` or ``size``.
+        mask (object): COCO's ``segmentation``. Masks that mmdet ignores
+            together with their object are accepted: polygons with fewer than
+            three points, and run lengths without ``counts`` or ``size``.
         size (tuple[int, int]): Height and width of the image in pixels.
 
     Raises:
-        ValueError: If it is neither polygons nor run lengths, or is of an
-            image of another size. The COCO API would leave pixels of such a
+        DataError: If it is neither polygons nor run lengths, or its size is
+            not that of the image. The COCO API would leave pixels of such a
             mask undefined.
     """
     if isinstance(mask, list):
@@ -136,103 +144,104 @@ def check_mask(mask: object, size: Tuple[int, int]) -> None:
             except (TypeError, ValueError):
                 finite = False
             if not finite:
-                raise ValueError(
+                raise DataError(
                     f'its mask has a polygon of other than numbers: {polygon}'
                 )
     elif not isinstance(mask, dict):
-        raise ValueError(
+        raise DataError(
             f'its mask is neither polygons nor run lengths: {mask!r}'
         )
     elif mask.get('counts') is not None and mask.get('size') is not None:
         if list(mask['size']) != list(size):
-            raise ValueError(
+            raise DataError(
                 f'its mask is {_format(mask["size"])}, and the image is '
                 f'{_format(size)}'
             )
         pixels = run_lengths(mask['counts']).sum()
         if pixels != size[0] * size[1]:
-            raise ValueError(
+            raise DataError(
                 f'its mask has {pixels} pixels, and the image '
                 f'{size[0] * size[1]}'
             )
 
 
 def _format(size: Sequence[int]) -> str:
-    """Return height and width as people write them."""
+    """Format height and width for a message."""
     return f'{size[1]} px wide and {size[0]} px high'
 
 
 class CheckedPipeline(Compose):
-    """A data set's pipeline whose errors name the file.
+    """Pipeline of a data set whose errors name the file.
 
-    Between the steps it checks what they leave unchecked: that a JPEG is
-    whole, that image, annotations, masks and label map are of one size, that
-    label maps are such.
+    Between the transforms it checks that JPEG files are not truncated, that
+    image, annotations, masks and label map have the same size, and that label
+    maps have one 8-bit value per pixel.
 
     Args:
-        pipeline (Compose): The pipeline; its steps are taken as they are.
+        pipeline (Compose): The pipeline, whose transforms are reused.
     """
 
     def __init__(self, pipeline: Compose) -> None:
         super().__init__(pipeline.transforms)
 
     def __call__(self, data: dict) -> Optional[dict]:
-        """Prepare a sample.
+        """Run the transforms on a sample.
 
         Args:
-            data (dict): What the data set knows of it.
+            data (dict): Data information of the sample.
 
         Returns:
-            dict, optional: What the last step returns, or None where a step
-            refuses the sample in favour of another.
+            dict, optional: The result of the last transform, or None if a
+            transform asks for another sample.
 
         Raises:
-            ValueError: If the sample is broken or does not fit the pipeline.
+            DataError: If the sample is broken.
+            PipelineError: If a step fails on it for another reason.
         """
         names = [
             data[key] for key in ('img_path', 'seg_map_path') if data.get(key)
         ]
+        name = ' with '.join(map(str, names)) or 'a sample'
         try:
             self._check_before(data)
-            # What the annotations say; later steps may overwrite it.
+            # The annotated size, which later transforms may overwrite.
             size = data.get('height'), data.get('width')
             for step in self.transforms:
                 had = {key for key in ('img', 'gt_seg_map') if key in data}
-                data = _run(step, data)
+                data = _run(step, data, name)
                 if data is None:
                     return None
                 self._check_between(data, had, size)
-        except (OSError, ValueError) as error:
-            where = ' with '.join(map(str, names)) or 'a sample'
-            raise ValueError(
-                f'{where}: {error} (python tools/misc/check_dataset.py CONFIG '
+        except (DataError, OSError) as error:
+            raise DataError(
+                f'{name}: {error} (python tools/misc/check_dataset.py CONFIG '
                 'finds all such files)'
             ) from error
         return data
 
     def _check_before(self, data: dict) -> None:
-        """Check what is known before anything is loaded."""
+        """Check the annotations before any file is loaded."""
         with_mask = any(
             getattr(step, 'with_mask', False) for step in self.transforms
         )
         for instance in data.get('instances', ()):
             if not np.isfinite(instance['bbox']).all():
-                raise ValueError(f'an object has the box {instance["bbox"]}')
+                raise DataError(f'an object has the box {instance["bbox"]}')
             if with_mask and 'mask' in instance and 'height' in data:
                 check_mask(instance['mask'], (data['height'], data['width']))
-        # mmdet's panoptic label maps have colours, mmseg's have none.
+        # mmdet's panoptic label maps are color images, mmseg's are not.
         if 'reduce_zero_label' in data and _is_file(data.get('seg_map_path')):
             check_label_map(data['seg_map_path'])
 
     @staticmethod
     def _check_between(data: dict, had: set, annotated: tuple) -> None:
-        """Check what a step has loaded."""
+        """Check the image or label map that a transform has loaded."""
         if 'img' in data and 'img' not in had:
             if _is_file(data.get('img_path')):
                 check_jpeg(data['img_path'])
             loaded = tuple(data['img'].shape[:2])
             if None not in annotated and loaded != annotated:
-                raise ValueError(
+                raise DataError(
                     f'the image is {_format(loaded)} as loaded, after its '
                     'EXIF orientation, and the annotations say '
                     f'{_format(annotated)}'
@@ -241,42 +250,48 @@ class CheckedPipeline(Compose):
             labels = tuple(data['gt_seg_map'].shape)
             loaded = tuple(data.get('ori_shape', labels))
             if len(labels) != 2:
-                raise ValueError(
+                raise DataError(
                     f'the image is {_format(loaded)}, and mmseg loads label '
                     'maps of two pixels or more a side only'
                 )
             if labels != loaded:
-                raise ValueError(
+                raise DataError(
                     f'the image is {_format(loaded)} as loaded, after its '
                     f'EXIF orientation, and the label map {_format(labels)}'
                 )
 
 
-def _run(step: Callable, data: dict) -> Optional[dict]:
-    """Run a step of a pipeline; say which one fails, in one line."""
+def _run(step: Callable, data: dict, name: str) -> Optional[dict]:
+    """Run a transform; an error names the transform and the sample.
+
+    What a transform that loads files raises is taken to be due to the file.
+    The cause of other errors is not known, so they keep their traceback.
+    """
     try:
         return step(data)
-    except MemoryError:
+    except (MemoryError, UserError):
         raise
     except Exception as error:
         image = data.get('img')
         size = '' if image is None else f', {_format(image.shape)}'
-        raise ValueError(
-            f'{type(step).__name__} fails on the image{size}: '
-            f'{one_line(error)}'
+        problem = f'{type(step).__name__} fails on the image{size}'
+        if isinstance(step, _LOADERS) and isinstance(error, _OF_FILES):
+            raise DataError(f'{problem}: {one_line(error)}') from error
+        raise PipelineError(
+            f'{name}: {problem}: {type(error).__name__}: {one_line(error)}'
         ) from error
 
 
 def _is_file(path: object) -> bool:
-    """Tell whether a path is a file on this machine."""
+    """Return whether a path is a local file."""
     return isinstance(path, str) and osp.isfile(path)
 
 
 def check_samples(dataset: Dataset) -> None:
-    """Have a data set check each sample that it reads.
+    """Make a data set check each sample as it is loaded.
 
     Args:
-        dataset (Dataset): The data set, built; changed in place.
+        dataset (Dataset): The data set; modified in place.
     """
     for leaf in leaf_datasets(dataset):
         pipeline = getattr(leaf, 'pipeline', None)

@@ -1,4 +1,4 @@
-"""What must be there before a run starts."""
+"""Checks of data sets and classes before a run starts."""
 
 import json
 import os.path as osp
@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmbiformer.utils.datasets import leaf_datasets, leaf_settings
+from mmbiformer.utils.errors import ConfigError, DataError, MissingFileError
 from mmbiformer.utils.files import is_local
 
-# Where the two frameworks say how the data sets that they know are laid out.
+# Guides of the two frameworks to the layout of their data sets.
 _GUIDES = {
     'mmdet': 'https://mmdetection.readthedocs.io/en/latest/user_guides/'
     'dataset_prepare.html',
@@ -22,12 +23,12 @@ _GUIDES = {
 }
 
 
-# Heads whose classes are those of the data set.
+# Heads that predict the classes of the data set.
 _HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
 
 
 def _dataset_paths(dataset: dict) -> Iterator[Tuple[str, str]]:
-    """Yield each setting of a data set that names a path, and the path."""
+    """Yield the path settings of a data set, and their paths."""
     for leaf in leaf_settings(dataset):
         if leaf.get('backend_args'):
             continue
@@ -45,23 +46,23 @@ def _dataset_paths(dataset: dict) -> Iterator[Tuple[str, str]]:
 
 
 def check_data(cfg: Config, dataloaders: Sequence[str]) -> None:
-    """Check that the files of the data sets are there.
+    """Check that the files of the data sets exist.
 
     Args:
-        cfg (Config): Config of a run. Its ``data_preparation``, where it has
-            one, tells how to prepare the data set.
+        cfg (Config): Config of a run. Its optional ``data_preparation`` says
+            how to prepare the data set.
         dataloaders (Sequence[str]): Keys of the dataloaders to check; those
-            that the config sets to None are passed over.
+            that the config sets to None are skipped.
 
     Raises:
-        FileNotFoundError: If anything is missing; the message says where it
-            was looked for and what prepares it.
-        ValueError: If the config has no such dataloader.
+        MissingFileError: If anything is missing; the message lists the
+            missing paths and how to prepare the data.
+        ConfigError: If the config has no such dataloader.
     """
     missing = []
     for name in dataloaders:
         if name not in cfg:
-            raise ValueError(f'{cfg.filename} has no {name!r}')
+            raise ConfigError(f'{cfg.filename} has no {name!r}')
         if cfg[name] is None:
             continue
         missing += [
@@ -71,7 +72,7 @@ def check_data(cfg: Config, dataloaders: Sequence[str]) -> None:
         ]
     if missing:
         how = cfg.get('data_preparation', f'see {_GUIDES[cfg.default_scope]}')
-        raise FileNotFoundError(
+        raise MissingFileError(
             'the data set is not there. Looked for\n'
             + '\n'.join(missing)
             + f'\nTo prepare it: {how}'
@@ -84,10 +85,10 @@ def check_classes(cfg: Config, dataloaders: Sequence[str]) -> None:
     Args:
         cfg (Config): Config of a run.
         dataloaders (Sequence[str]): Keys of the dataloaders to check; those
-            that the config sets to None are passed over.
+            that the config sets to None are skipped.
 
     Raises:
-        ValueError: If they do not, or the classes are no list of names.
+        ConfigError: If they do not, or the classes are not a list of names.
     """
     heads = dict(_heads(cfg.model, 'model'))
     for loader in dataloaders:
@@ -99,13 +100,13 @@ def check_classes(cfg: Config, dataloaders: Sequence[str]) -> None:
             )
         for where, classes in named:
             if isinstance(classes, str):
-                raise ValueError(
+                raise ConfigError(
                     f'{where} must be a tuple of names, got {classes!r}; one '
                     f'class is written ({classes!r},)'
                 )
             for head, count in heads.items():
                 if count != len(classes):
-                    raise ValueError(
+                    raise ConfigError(
                         f'{head}.num_classes={count}, but {where} has '
                         f'{len(classes)} names; every head must have as many '
                         'classes as the data set'
@@ -113,7 +114,7 @@ def check_classes(cfg: Config, dataloaders: Sequence[str]) -> None:
 
 
 def _heads(node: object, where: str) -> Iterator[Tuple[str, int]]:
-    """Yield each head that predicts the data set's classes, and how many."""
+    """Yield each head that predicts the classes, and its ``num_classes``."""
     if isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
             yield from _heads(value, f'{where}.{index}')
@@ -130,7 +131,7 @@ def _heads(node: object, where: str) -> Iterator[Tuple[str, int]]:
 def _dataset_classes(
     dataset: dict, loader: str, registry: Registry
 ) -> Iterator[Tuple[str, Union[str, Sequence[str]]]]:
-    """Yield where the classes of a data set are named, and the classes."""
+    """Yield the setting that defines the classes, and the classes."""
     for leaf in leaf_settings(dataset):
         classes = (leaf.get('metainfo') or {}).get('classes')
         where = f'{loader}.dataset.metainfo.classes'
@@ -144,17 +145,17 @@ def _dataset_classes(
 
 
 def check_annotations(dataset: Dataset, name: str, images: int = 100) -> None:
-    """Check that a detection data set holds what its pipeline needs.
+    """Check that a detection data set has what its pipeline needs.
 
     Args:
         dataset (Dataset): The data set, fully initialized.
-        name (str): What to call it.
-        images (int): How many of its images to look at. Default: 100.
+        name (str): Name of the data set, for messages.
+        images (int): Number of images to check. Default: 100.
 
     Raises:
-        ValueError: If the classes are not the categories, in their order,
-            which would give objects the labels of other classes, or
-            instances have no mask and need one.
+        DataError: If the classes are not the categories in the same order,
+            so that objects would get the labels of other classes, or if a
+            required mask is missing.
     """
     for leaf in leaf_datasets(dataset):
         _check_categories(leaf, name)
@@ -164,17 +165,17 @@ def check_annotations(dataset: Dataset, name: str, images: int = 100) -> None:
 
 
 def _check_categories(dataset: Dataset, name: str) -> None:
-    """Refuse classes that mmdet would confuse.
+    """Check that classes and categories have the same order.
 
-    It numbers the categories that are classes in the order of the annotation
-    file, and never compares the two orders.
+    mmdet labels the categories in the order of the annotation file, and does
+    not compare it with the order of the classes.
     """
     found = getattr(dataset, 'cat_ids', None)
     if found is None:
         return
     classes = tuple(dataset.metainfo.get('classes') or ())
     if len(found) < len(classes):
-        raise ValueError(
+        raise DataError(
             f'{name}: only {len(found)} of the {len(classes)} names in '
             f'metainfo.classes={classes} are categories of the annotations; '
             'they must be written as there'
@@ -184,7 +185,7 @@ def _check_categories(dataset: Dataset, name: str) -> None:
         return
     numbered = tuple(names[one] for one in found)
     if numbered != classes:
-        raise ValueError(
+        raise DataError(
             f'{name}: metainfo.classes={classes} must name each class once, '
             'in the order of the categories in the annotations, which is '
             f'{numbered}'
@@ -192,10 +193,10 @@ def _check_categories(dataset: Dataset, name: str) -> None:
 
 
 def _read_categories(dataset: Dataset) -> List[dict]:
-    """Read the categories of an annotation file, and nothing else of it.
+    """Read only the categories of an annotation file.
 
-    A file of COCO's size takes many seconds to read, and mmdet has done so
-    already, and kept no names.
+    A file of COCO's size takes many seconds to parse. mmdet has parsed it
+    before, but does not keep the names.
     """
     path = getattr(dataset, 'ann_file', None)
     if not isinstance(path, str) or not osp.isfile(path):
@@ -219,12 +220,12 @@ def _read_categories(dataset: Dataset) -> List[dict]:
 
 
 def _check_masks_are_there(dataset: Dataset, name: str, images: int) -> None:
-    """Refuse objects without masks."""
+    """Check that all objects have masks."""
     for index in range(min(images, len(dataset))):
         info = dataset.get_data_info(index)
         for instance in info.get('instances', ()):
             if 'mask' not in instance and not instance.get('ignore_flag'):
-                raise ValueError(
+                raise DataError(
                     f'{name}: an instance of {info["img_path"]} has no mask '
                     "('segmentation' is missing or empty in the "
                     'annotations); a detector with masks, such as Mask R-CNN, '
@@ -235,22 +236,22 @@ def _check_masks_are_there(dataset: Dataset, name: str, images: int) -> None:
 def check_labels(
     labels: Tensor, classes: int, ignore_index: int, name: str
 ) -> None:
-    """Check that a label map holds classes only.
+    """Check that a label map contains only labels of the classes.
 
     Args:
         labels (Tensor): Label map of any shape.
         classes (int): Number of classes.
-        ignore_index (int): The value that stands for no class.
-        name (str): What to call the map.
+        ignore_index (int): The label that is ignored.
+        name (str): Name of the label map, for messages.
 
     Raises:
-        ValueError: If there is any other value.
+        DataError: If it contains any other value.
     """
     outside = (labels < 0) | (labels >= classes)
     outside &= (labels != ignore_index) & (labels != 255)
     if outside.any():
         values = labels[outside].unique().tolist()
-        raise ValueError(
+        raise DataError(
             f'{name} holds the label values {values[:10]}, and the '
             f'{classes} classes are 0 to {classes - 1} ({ignore_index} is '
             'ignored). Should 0 be ignored and 1 be the first class: '

@@ -1,4 +1,4 @@
-"""Detection: annotations in COCO's format."""
+"""Check the annotations and images of a COCO data set."""
 
 import json
 import os.path as osp
@@ -12,11 +12,11 @@ from torch.utils.data import Dataset
 from mmbiformer.utils.text import one_line
 
 from .checked_pipeline import CheckedPipeline
-from .images import inspect_all, inspect_image, step_of
+from .images import find_transform, inspect_all, inspect_image
 from .reference_counts import REFERENCE_COUNTS, compare_counts
 from .report import SplitReport
 
-# What each record must have for mmdet.
+# Keys that mmdet needs in each record.
 _KEYS = {
     'images': ('id', 'file_name', 'height', 'width'),
     'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
@@ -25,13 +25,13 @@ _KEYS = {
 
 
 def check_coco(dataset: Dataset, report: SplitReport, workers: int) -> None:
-    """Look at a COCO annotation file, its objects and its images.
+    """Check a COCO annotation file, its objects and its images.
 
     Args:
         dataset (Dataset): mmdet's CocoDataset or one derived from it, built
             with ``lazy_init=True``.
-        report (SplitReport): Gets what there is, and what is wrong.
-        workers (int): Processes that read images.
+        report (SplitReport): Report to add counts and problems to.
+        workers (int): Number of processes that read images.
     """
     path = dataset.ann_file
     try:
@@ -47,20 +47,20 @@ def check_coco(dataset: Dataset, report: SplitReport, workers: int) -> None:
     for image in tables['images']:
         if image['id'] in images:
             report.add(
-                'image id twice',
+                'duplicate image id',
                 f'{image["id"]}: {images[image["id"]]["file_name"]}, '
                 f'{image["file_name"]}',
             )
         images[image['id']] = image
     objects = _check_objects(tables, images, names, report)
     with_mask = any(
-        getattr(step, 'with_mask', False)
-        for step in dataset.pipeline.transforms
+        getattr(transform, 'with_mask', False)
+        for transform in dataset.pipeline.transforms
     )
     _count(dataset, tables, images, objects, names, report)
-    look = partial(
+    inspect = partial(
         inspect_image,
-        loader=step_of(dataset, 'LoadImage'),
+        loader=find_transform(dataset, 'LoadImage'),
         pipeline=CheckedPipeline(dataset.pipeline),
     )
     tasks = []
@@ -73,28 +73,58 @@ def check_coco(dataset: Dataset, report: SplitReport, workers: int) -> None:
             instances=[],
         )
         masks = [
-            (f'object {one["id"]}', one['bbox'], one.get('segmentation'))
-            for one in objects.get(key, ())
+            (f'object {item["id"]}', item['bbox'], item.get('segmentation'))
+            for item in objects.get(key, ())
             if with_mask
         ]
         tasks.append((info, masks))
-    for findings, _ in inspect_all(look, tasks, workers):
+    for findings, _ in inspect_all(inspect, tasks, workers):
         report.extend(findings)
-    full = getattr(type(dataset), 'METAINFO', {}).get('classes')
-    if osp.basename(path) in REFERENCE_COUNTS and classes == full:
+    all_classes = getattr(type(dataset), 'METAINFO', {}).get('classes')
+    if osp.basename(path) in REFERENCE_COUNTS and classes == all_classes:
         compare_counts(report, osp.basename(path))
 
 
+def annotation_problems(path: str) -> List[str]:
+    """Find the records of a COCO annotation file that mmdet cannot read.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        list[str]: What is wrong, such as a key that is missing.
+    """
+    report = SplitReport('')
+    try:
+        with open(path, encoding='utf-8') as file:
+            content = json.load(file)
+        tables = {key: _records(content, key, report) for key in _KEYS}
+    except (OSError, RecursionError, ValueError) as error:
+        return [one_line(error)]
+    seen = set()
+    for one in tables['annotations']:
+        if one['id'] in seen:
+            report.add('object id twice', f'object {one["id"]}')
+        seen.add(one['id'])
+    return [
+        f'{kind}: {where}'
+        for kind, found in report.problems.items()
+        for where in found
+    ]
+
+
 def _records(content: object, key: str, report: SplitReport) -> List[dict]:
-    """Return those records of a table that mmdet could read."""
+    """Return the records of a table that mmdet can read."""
     table = content.get(key, []) if isinstance(content, dict) else None
     if not isinstance(table, list) or (not table and key != 'annotations'):
         raise ValueError(f'there is no list of {key!r}, or an empty one')
-    good = []
+    valid = []
     for index, record in enumerate(table):
         where = f'{key}[{index}]'
         if not isinstance(record, dict):
-            report.add('record with a wrong value', f'{where} is {record!r}')
+            report.add(
+                'record with an invalid value', f'{where} is {record!r}'
+            )
             continue
         missing = [name for name in _KEYS[key] if name not in record]
         if missing:
@@ -103,26 +133,26 @@ def _records(content: object, key: str, report: SplitReport) -> List[dict]:
         wrong = [
             f'{name}={record[name]!r}'
             for name in _KEYS[key]
-            if not _is_right(name, record[name])
+            if not _is_valid(name, record[name])
         ]
         if wrong:
             report.add(
-                'record with a wrong value', f'{where}: {", ".join(wrong)}'
+                'record with an invalid value', f'{where}: {", ".join(wrong)}'
             )
         else:
-            good.append(record)
-    return good
+            valid.append(record)
+    return valid
 
 
-def _is_right(name: str, value: object) -> bool:
-    """Tell whether a value of a record is of its kind."""
+def _is_valid(name: str, value: object) -> bool:
+    """Return whether a value of a record is of the right type and range."""
     if name in ('file_name', 'name'):
         return isinstance(value, str) and bool(value)
     if name == 'bbox':
         return (
             isinstance(value, list)
             and len(value) == 4
-            and all(_is_right('area', one) for one in value)
+            and all(_is_valid('area', number) for number in value)
             and not any(map(isinf, value[2:]))
         )
     if name in ('height', 'width'):
@@ -140,36 +170,38 @@ def _check_names(
     """Compare classes and categories; return the class of each category."""
     categories = tables['categories']
     for key in ('id', 'name'):
-        amounts = Counter(one[key] for one in categories)
+        amounts = Counter(category[key] for category in categories)
         report.extend(
-            ('category twice', f'{key}={value!r}')
+            ('duplicate category', f'{key}={value!r}')
             for value, amount in amounts.items()
             if amount > 1
         )
-    numbered = [one['name'] for one in categories if one['name'] in classes]
+    names = [category['name'] for category in categories]
+    numbered = [name for name in names if name in classes]
     missing = [name for name in classes if name not in numbered]
     report.extend(
         (
             'class without a category',
-            f'{name!r}; the categories are '
-            f'{[one["name"] for one in categories][:100]}',
+            f'{name!r}; the categories are {names[:100]}',
         )
         for name in missing
     )
-    # Said already where a class is missing, or a category is there twice.
+    # Missing classes and duplicate categories are reported above.
     if sorted(numbered) == sorted(classes) and tuple(numbered) != classes:
-        report.add('classes in another order', tuple(numbered))
-    amounts = Counter(one['category_id'] for one in tables['annotations'])
+        report.add('classes in a different order', tuple(numbered))
+    amounts = Counter(item['category_id'] for item in tables['annotations'])
     report.extend(
         (
-            'category that is no class',
-            f'{one["name"]!r}, of {amounts[one["id"]]:,} objects',
+            'category that is not a class',
+            f'{category["name"]!r}, with {amounts[category["id"]]:,} objects',
         )
-        for one in categories
-        if one['name'] not in classes
+        for category in categories
+        if category['name'] not in classes
     )
     return {
-        one['id']: one['name'] for one in categories if one['name'] in classes
+        category['id']: category['name']
+        for category in categories
+        if category['name'] in classes
     }
 
 
@@ -179,44 +211,44 @@ def _check_objects(
     names: Dict[object, str],
     report: SplitReport,
 ) -> Dict[object, List[dict]]:
-    """Look at the objects; return those that mmdet takes, of each image."""
+    """Check the objects; return those that mmdet uses, by image."""
     kept: Dict[object, List[dict]] = {}
-    categories = {one['id'] for one in tables['categories']}
+    categories = {category['id'] for category in tables['categories']}
     seen = set()
-    for one in tables['annotations']:
-        where = f'object {one["id"]}'
-        if one['id'] in seen:
-            report.add('object id twice', where)
-        seen.add(one['id'])
-        image = images.get(one['image_id'])
+    for item in tables['annotations']:
+        where = f'object {item["id"]}'
+        if item['id'] in seen:
+            report.add('duplicate object id', where)
+        seen.add(item['id'])
+        image = images.get(item['image_id'])
         if image is None:
             report.add(
-                'object of an unknown image',
-                f'{where}: image_id={one["image_id"]!r}',
+                'object with an unknown image',
+                f'{where}: image_id={item["image_id"]!r}',
             )
             continue
         where = f'{image["file_name"]}, {where}'
-        if one['category_id'] not in categories:
+        if item['category_id'] not in categories:
             report.add(
-                'object of an unknown category',
-                f'{where}: category_id={one["category_id"]!r}',
+                'object with an unknown category',
+                f'{where}: category_id={item["category_id"]!r}',
             )
-        if one['category_id'] not in names or one.get('ignore'):
+        if item['category_id'] not in names or item.get('ignore'):
             continue
-        x, y, width, height = one['bbox']
+        x, y, width, height = item['bbox']
         right, bottom = x + width, y + height
-        where = f'{where}: bbox={one["bbox"]}'
-        # As mmdet's CocoDataset decides; nothing is above or below NaN.
-        if width < 1 or height < 1 or one['area'] <= 0:
-            report.add('box without area', f'{where}, area={one["area"]}')
+        where = f'{where}: bbox={item["bbox"]}'
+        # The rule of mmdet's CocoDataset; comparisons with NaN are false.
+        if width < 1 or height < 1 or item['area'] <= 0:
+            report.add('box without area', f'{where}, area={item["area"]}')
         elif not (
             min(right, image['width']) > max(x, 0)
             and min(bottom, image['height']) > max(y, 0)
         ):
             report.add('box outside the image', where)
         else:
-            kept.setdefault(one['image_id'], []).append(one)
-            # Rounding is no mistake.
+            kept.setdefault(item['image_id'], []).append(item)
+            # Tolerate rounding.
             if (
                 min(x, y) < -1
                 or right > image['width'] + 1
@@ -234,15 +266,15 @@ def _count(
     names: Dict[object, str],
     report: SplitReport,
 ) -> None:
-    """Count images and objects, and find what the data set leaves out."""
-    # As mmdet counts: objects that are left out for their boxes, too.
+    """Count images and objects, and find images that the data set skips."""
+    # As mmdet counts: including objects that are skipped for their boxes.
     with_objects = {
-        one['image_id']
-        for one in tables['annotations']
-        if one['category_id'] in names and one['image_id'] in images
+        item['image_id']
+        for item in tables['annotations']
+        if item['category_id'] in names and item['image_id'] in images
     }
-    kept = [one for some in objects.values() for one in some]
-    crowds = sum(bool(one.get('iscrowd')) for one in kept)
+    kept = [item for items in objects.values() for item in items]
+    crowds = sum(bool(item.get('iscrowd')) for item in kept)
     report.counts.update(
         {
             'images': len(tables['images']),
@@ -254,17 +286,19 @@ def _count(
     )
     for name in dataset.metainfo['classes']:
         report.classes.setdefault(name, (0, 0))
-    for some in objects.values():
+    for items in objects.values():
         amounts = Counter(
-            names[one['category_id']] for one in some if not one.get('iscrowd')
+            names[item['category_id']]
+            for item in items
+            if not item.get('iscrowd')
         )
         for name, amount in amounts.items():
-            before, pictures = report.classes[name]
-            report.classes[name] = before + amount, pictures + 1
+            total, num_images = report.classes[name]
+            report.classes[name] = total + amount, num_images + 1
     filter_cfg = dataset.filter_cfg or {}
-    smallest = 0 if dataset.test_mode else filter_cfg.get('min_size', 0)
+    min_size = 0 if dataset.test_mode else filter_cfg.get('min_size', 0)
     for key, image in images.items():
         if key not in with_objects:
             report.add('image without objects', image['file_name'])
-        elif min(image['height'], image['width']) < smallest:
+        elif min(image['height'], image['width']) < min_size:
             report.add('image below filter_cfg.min_size', image['file_name'])

@@ -1,4 +1,4 @@
-"""Image files, one by one and in many processes."""
+"""Check image files, in several processes."""
 
 import os.path as osp
 from copy import deepcopy
@@ -9,50 +9,51 @@ from mmengine.utils import track_parallel_progress, track_progress
 from PIL import Image
 from torch.utils.data import Dataset
 
+from mmbiformer.utils.errors import DataError, PipelineError
 from mmbiformer.utils.text import one_line
 
 from .checked_pipeline import CheckedPipeline, check_jpeg
 from .masks import inspect_mask
 from .report import Finding
 
-# Pipelines may fail on an image with a side below this, in pixels, or with
-# one so many times the other.
-_SMALL_SIDE = 32
-_LONG = 20
+# Pipelines may fail on images with a side below this size, in pixels, or an
+# aspect ratio above this.
+_MIN_SIDE = 32
+_MAX_ASPECT_RATIO = 20
 
 
-def step_of(dataset: Dataset, name: str) -> Optional[Callable]:
-    """Return the step of a data set's pipeline with such a name.
+def find_transform(dataset: Dataset, name: str) -> Optional[Callable]:
+    """Return the first transform of a pipeline with a given name.
 
     Args:
-        dataset (Dataset): A data set, built.
-        name (str): Part of the name of the step's class.
+        dataset (Dataset): A data set with a pipeline.
+        name (str): Part of the class name.
 
     Returns:
-        Callable, optional: The first such step, or None.
+        Callable, optional: The transform, or None if there is none.
     """
-    for step in dataset.pipeline.transforms:
-        if name in type(step).__name__:
-            return step
+    for transform in dataset.pipeline.transforms:
+        if name in type(transform).__name__:
+            return transform
     return None
 
 
-def inspect_all(look: Callable, tasks: Sequence, workers: int) -> list:
-    """Look at each of many images, with a progress bar.
+def inspect_all(inspect: Callable, tasks: Sequence, workers: int) -> list:
+    """Call a function for each of many tasks, with a progress bar.
 
     Args:
-        look (Callable): What to call for each task.
-        tasks (Sequence): What to call it with.
-        workers (int): Processes that do it.
+        inspect (Callable): The function, which takes a task.
+        tasks (Sequence): The tasks.
+        workers (int): Number of processes.
 
     Returns:
-        list: What the calls return, in the order of the tasks.
+        list: The results, in the order of the tasks.
     """
     if workers < 2 or len(tasks) < 2:
-        return track_progress(look, tasks) if tasks else []
-    # The processes are as many threads as are wanted.
+        return track_progress(inspect, tasks) if tasks else []
+    # One thread in each process.
     return track_parallel_progress(
-        look,
+        inspect,
         tasks,
         workers,
         initializer=cv2.setNumThreads,
@@ -64,17 +65,17 @@ def inspect_all(look: Callable, tasks: Sequence, workers: int) -> list:
 def inspect_image(
     task: Tuple[dict, list], loader: Callable, pipeline: CheckedPipeline
 ) -> Tuple[List[Finding], Optional[Tuple[int, int]]]:
-    """Look at an image file, and the masks of its objects.
+    """Check an image file, and the masks of its objects.
 
     Args:
-        task (tuple): What the data set knows of the image, and for each mask
-            its name, its box and itself.
-        loader (Callable): The pipeline's step that loads images.
+        task (tuple): Data information of the image, and a list of masks, each
+            as the name of its object, the box and the mask.
+        loader (Callable): The transform that loads images.
         pipeline (CheckedPipeline): The whole pipeline.
 
     Returns:
-        tuple: What is wrong, and height and width as loaded, or None where it
-        cannot be.
+        tuple: The findings, and height and width of the loaded image, or None
+        if it cannot be loaded.
     """
     info, masks = task
     path = info['img_path']
@@ -86,24 +87,26 @@ def inspect_image(
         loaded = loader(dict(img_path=path))['img'].shape[:2]
     except Exception as error:
         return [('broken image', f'{path}: {one_line(error)}')], None
-    findings += [(kind, path) for kind in _traits(path)]
+    findings += [(kind, path) for kind in _image_properties(path)]
     size = info.get('height', loaded[0]), info.get('width', loaded[1])
     if size != loaded:
-        turned = take(findings, ('image turned by EXIF', path))
+        rotated = pop_finding(findings, ('image rotated by EXIF', path))
         findings.append(
             (
-                'image of another size',
+                'image size mismatch',
                 f'{path}: {loaded[1]} x {loaded[0]} px as loaded'
-                f'{" and turned by EXIF" * turned}, {size[1]} x {size[0]} px '
-                'in the annotations',
+                f'{" and rotated by EXIF" * rotated}, {size[1]} x {size[0]} '
+                'px in the annotations',
             )
         )
-    elif min(loaded) < _SMALL_SIDE or max(loaded) > _LONG * min(loaded):
+    elif min(loaded) < _MIN_SIDE or max(loaded) > _MAX_ASPECT_RATIO * min(
+        loaded
+    ):
         try:
             pipeline(deepcopy(info))
-        except ValueError as error:
+        except (DataError, PipelineError) as error:
             findings.append(
-                ('image that the pipeline cannot take', one_line(error))
+                ('image that the pipeline rejects', one_line(error))
             )
     for name, box, mask in masks:
         problem = inspect_mask(mask, box, size)
@@ -113,43 +116,43 @@ def inspect_image(
     return findings, loaded
 
 
-def take(findings: List[Finding], finding: Finding) -> bool:
-    """Remove a finding, and tell whether it was there.
+def pop_finding(findings: List[Finding], finding: Finding) -> bool:
+    """Remove a finding from a list, if it is in there.
 
     Args:
-        findings (list[tuple]): Findings, of which the one is removed.
-        finding (tuple): The one: a kind of problem, and where it is.
+        findings (list[tuple]): The list; modified in place.
+        finding (tuple): A kind of problem, and its location.
 
     Returns:
-        bool: Whether it was there.
+        bool: Whether it was in the list.
     """
-    there = finding in findings
-    if there:
+    found = finding in findings
+    if found:
         findings.remove(finding)
-    return there
+    return found
 
 
-def _traits(path: str) -> Iterator[str]:
-    """Yield what is unusual about an image file."""
+def _image_properties(path: str) -> Iterator[str]:
+    """Yield the unusual properties of an image file, as kinds of problems."""
     with open(path, 'rb') as file:
         head = file.read(26)
     try:
         with Image.open(path) as image:
             mode, info = image.mode, image.info
-            # Where PNGs keep it behind the picture, OpenCV does not look.
-            turned = 'exif' in info and image.getexif().get(274, 1) != 1
+            # OpenCV ignores EXIF data that follows the pixels of a PNG.
+            rotated = 'exif' in info and image.getexif().get(274, 1) != 1
     except Exception:
-        # OpenCV reads some formats that Pillow does not know.
+        # OpenCV reads some formats that Pillow does not support.
         return
-    if turned:
-        yield 'image turned by EXIF'
+    if rotated:
+        yield 'image rotated by EXIF'
     if mode in ('1', 'L', 'LA') or mode.startswith(('I', 'F')):
-        yield 'grey image'
+        yield 'grayscale image'
     if mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in info:
         yield 'image with transparency'
     if mode == 'CMYK':
         yield 'CMYK image'
-    # Pillow reduces some 16-bit PNGs by itself; their header tells.
+    # Pillow converts some 16-bit PNGs to 8 bits; the header has the depth.
     deep_png = head[1:4] == b'PNG' and head[24:25] == b'\x10'
     if deep_png or mode.startswith('I'):
         yield '16-bit image'

@@ -1,4 +1,4 @@
-"""Segmentation: images and their label maps."""
+"""Check the images and label maps of a segmentation data set."""
 
 import os
 import os.path as osp
@@ -13,11 +13,11 @@ from torch.utils.data import Dataset
 from mmbiformer.utils.text import one_line
 
 from .checked_pipeline import CheckedPipeline, check_label_map
-from .images import inspect_all, inspect_image, step_of, take
+from .images import find_transform, inspect_all, inspect_image, pop_finding
 from .reference_counts import REFERENCE_COUNTS, compare_counts
 from .report import Finding, SplitReport
 
-_PICTURES = (
+_IMAGE_SUFFIXES = (
     *('.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.tif', '.tiff'),
     *('.webp', '.gif', '.ppm', '.pgm'),
 )
@@ -26,13 +26,13 @@ _PICTURES = (
 def check_label_maps(
     dataset: Dataset, report: SplitReport, workers: int
 ) -> None:
-    """Look at images and their label maps.
+    """Check images and their label maps.
 
     Args:
         dataset (Dataset): mmseg's BaseSegDataset or one derived from it,
             built with ``lazy_init=True``.
-        report (SplitReport): Gets what there is, and what is wrong.
-        workers (int): Processes that read images.
+        report (SplitReport): Report to add counts and problems to.
+        workers (int): Number of processes that read images.
     """
     try:
         infos = dataset.load_data_list()
@@ -40,31 +40,31 @@ def check_label_maps(
         report.add('data set cannot be read', one_line(error))
         return
     classes = tuple(dataset.metainfo.get('classes') or ())
-    label_step = step_of(dataset, 'LoadAnnotations')
-    look = partial(
+    label_loader = find_transform(dataset, 'LoadAnnotations')
+    inspect = partial(
         _inspect_pair,
-        loader=step_of(dataset, 'LoadImage'),
+        loader=find_transform(dataset, 'LoadImage'),
         pipeline=CheckedPipeline(dataset.pipeline),
-        label_step=label_step,
+        label_loader=label_loader,
         classes=len(classes),
         ignore_index=dataset.ignore_index,
     )
     report.counts['images'] += len(infos)
     _check_folders(dataset, infos, report)
     pixels = np.zeros(256, np.int64)
-    pictures = np.zeros(256, np.int64)
-    for findings, amounts in inspect_all(look, infos, workers):
+    num_images = np.zeros(256, np.int64)
+    for findings, amounts in inspect_all(inspect, infos, workers):
         report.extend(findings)
         if amounts is not None:
             report.counts['label maps'] += 1
             pixels += amounts
-            pictures += amounts > 0
-    if label_step is not None:
+            num_images += amounts > 0
+    if label_loader is not None:
         report.unit = 'pixels'
         total = max(1, pixels.sum())
         for index, name in enumerate(classes):
             share = float(pixels[index] / total)
-            report.classes[name] = share, int(pictures[index])
+            report.classes[name] = share, int(num_images[index])
         share = pixels[[255, dataset.ignore_index]].max() / total
         report.remarks.append(f'{share:.2%} of the pixels are ignored')
     folder = dataset.data_prefix.get('img_path', '').rstrip('/')
@@ -77,11 +77,11 @@ def check_label_maps(
 def _check_folders(
     dataset: Dataset, infos: List[dict], report: SplitReport
 ) -> None:
-    """Find files that the data set passes over."""
+    """Find files that the data set skips."""
     if dataset.ann_file:
         return
     for key, suffix, kind in (
-        ('img_path', _PICTURES, 'picture of another suffix'),
+        ('img_path', _IMAGE_SUFFIXES, 'image with another suffix'),
         ('seg_map_path', dataset.seg_map_suffix, 'label map without an image'),
     ):
         folder = dataset.data_prefix.get(key)
@@ -96,7 +96,7 @@ def _check_folders(
 
 
 def _files_in(folder: str) -> Iterator[str]:
-    """Yield the files below a folder."""
+    """Yield the files in a folder and its subfolders."""
     for parent, _, names in os.walk(folder):
         for name in names:
             yield osp.normpath(osp.join(parent, name))
@@ -106,60 +106,62 @@ def _inspect_pair(
     info: dict,
     loader: Callable,
     pipeline: CheckedPipeline,
-    label_step: Optional[Callable],
+    label_loader: Optional[Callable],
     classes: int,
     ignore_index: int,
 ) -> Tuple[List[Finding], Optional[np.ndarray]]:
-    """Look at an image and its label map.
+    """Check an image and its label map.
 
     Args:
-        info (dict): What the data set knows of them.
-        loader (Callable): The pipeline's step that loads images.
+        info (dict): Data information of the image.
+        loader (Callable): The transform that loads images.
         pipeline (CheckedPipeline): The whole pipeline.
-        label_step (Callable, optional): The pipeline's step that loads label
-            maps; None if it has none.
+        label_loader (Callable, optional): The transform that loads label
+            maps, if the pipeline has one.
         classes (int): Number of classes.
-        ignore_index (int): The label that stands for no class.
+        ignore_index (int): The label that is ignored.
 
     Returns:
-        tuple: What is wrong, and the number of pixels of each label, of shape
-        (256, ), or None where there is none.
+        tuple: The findings, and the number of pixels of each label, of shape
+        (256, ), or None if there is no valid label map.
     """
     labels_path = info.get('seg_map_path')
     problems: List[Finding] = []
     labels = None
-    if label_step is not None and labels_path is not None:
+    if label_loader is not None and labels_path is not None:
         if not osp.isfile(labels_path):
             problems.append(('missing label map', labels_path))
         else:
             try:
                 check_label_map(labels_path)
-                labels = label_step(deepcopy(info))['gt_seg_map']
+                labels = label_loader(deepcopy(info))['gt_seg_map']
             except Exception as error:
                 where = f'{labels_path}: {one_line(error)}'
                 problems.append(('broken label map', where))
-    broken = label_step is not None and labels is None
+    broken = label_loader is not None and labels is None
     if broken:
-        # The pipeline would say the same again.
+        # The pipeline would only report the same problem again.
         pipeline = Compose([])
     findings, size = inspect_image((info, []), loader, pipeline)
     findings = problems + findings
-    # One pixel wide: mmseg has squeezed it, and the pipeline refuses it.
+    # mmseg squeezes label maps of one pixel in width or height.
     if labels is None or labels.ndim != 2:
         return findings, None
     where = f'{info["img_path"]} with {labels_path}'
-    turned = take(findings, ('image turned by EXIF', info['img_path']))
+    rotated = pop_finding(
+        findings, ('image rotated by EXIF', info['img_path'])
+    )
     if size is not None and labels.shape != size:
         findings.append(
             (
-                'label map of another size',
+                'label map size mismatch',
                 f'{where}: {size[1]} x {size[0]} px as loaded'
-                f'{" and turned by EXIF" * turned}, {labels.shape[1]} x '
+                f'{" and rotated by EXIF" * rotated}, {labels.shape[1]} x '
                 f'{labels.shape[0]} px',
             )
         )
-    elif turned:
-        findings.append(('label map not turned by EXIF', where))
+    elif rotated:
+        findings.append(('label map not rotated by EXIF', where))
     amounts = np.bincount(labels.ravel(), minlength=256)
     values = np.flatnonzero(amounts)
     outside = [
@@ -176,5 +178,5 @@ def _inspect_pair(
             )
         )
     elif not amounts[:classes].any():
-        findings.append(('label map without a class', labels_path))
+        findings.append(('label map without labels', labels_path))
     return findings, amounts

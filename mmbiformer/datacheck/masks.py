@@ -1,4 +1,4 @@
-"""Masks of objects in COCO's format."""
+"""Check the masks of objects in COCO's format."""
 
 from typing import List, Optional, Tuple
 
@@ -12,17 +12,17 @@ from .report import Finding
 def inspect_mask(
     mask: object, box: List[float], size: Tuple[int, int]
 ) -> Optional[Finding]:
-    """Return what is wrong with the mask of an object, if anything.
+    """Return the problem of the mask of an object, if any.
 
     Args:
-        mask (object): What the annotation file holds: polygons, run lengths,
-            or anything else.
+        mask (object): The ``segmentation`` of the annotation, which should be
+            polygons or run lengths.
         box (list[float]): Left, top, width and height, in pixels.
         size (tuple[int, int]): Height and width of the image, in pixels.
 
     Returns:
-        tuple, optional: A kind of problem and details, which may be '', or
-        None.
+        tuple, optional: A kind of problem and details, which may be empty, or
+        None if the mask is valid.
     """
     if not mask:
         return 'object without a mask', ''
@@ -31,16 +31,20 @@ def inspect_mask(
     except ValueError as error:
         return 'mask that does not fit the image', f': {error}'
     if isinstance(mask, list):
-        mask = [one for one in mask if len(one) >= 6 and len(one) % 2 == 0]
+        mask = [
+            polygon
+            for polygon in mask
+            if len(polygon) >= 6 and len(polygon) % 2 == 0
+        ]
         if not mask:
-            return 'mask without a polygon', ''
+            return 'mask without a valid polygon', ''
         mask = mask_utils.merge(mask_utils.frPyObjects(mask, *size))
     elif mask.get('counts') is None or mask.get('size') is None:
-        return 'mask without a polygon', ''
+        return 'mask without a valid polygon', ''
     elif isinstance(mask['counts'], list):
         mask = mask_utils.frPyObjects(mask, *size)
     if not mask_utils.area(mask):
-        return 'mask without a pixel', ''
+        return 'empty mask', ''
     left, top, width, height = mask_utils.toBbox(mask).tolist()
     inner = np.array([left, top, left + width, top + height])
     outer = np.array([*box[:2], box[0] + box[2], box[1] + box[3]])

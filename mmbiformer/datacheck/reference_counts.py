@@ -1,8 +1,8 @@
-"""How large COCO and ADE20K are, to tell a part from the whole."""
+"""Sizes of COCO and ADE20K, to recognize incomplete data sets."""
 
 from .report import SplitReport
 
-# Images and objects of the whole data sets. COCO's: github.com/cocodataset/
+# COCO's counts: github.com/cocodataset/
 # cocoapi/issues/117; images with objects are what detectors train on.
 # ADE20K's: github.com/CSAILVision/sceneparsing.
 REFERENCE_COUNTS = {
@@ -17,16 +17,16 @@ REFERENCE_COUNTS = {
     'images/training': ('ADE20K SceneParsing train', {'images': 20210}),
     'images/validation': ('ADE20K SceneParsing val', {'images': 2000}),
 }
-"""dict[str, tuple]: Name and counts of each, by its annotation file or by the
-end of its folder of images."""
+"""dict[str, tuple]: Name and counts of each data set, by its annotation file
+or the end of its image folder."""
 
 
 def compare_counts(report: SplitReport, key: str) -> None:
-    """Remark whether a well-known data set is whole.
+    """Add a remark whether a well-known data set is complete.
 
     Args:
-        report (SplitReport): Report of the data set, with its counts; gets
-            the remark.
+        report (SplitReport): Report with the counts of the data set, to which
+            the remark is added.
         key (str): One of :data:`REFERENCE_COUNTS`.
     """
     name, counts = REFERENCE_COUNTS[key]
@@ -36,7 +36,7 @@ def compare_counts(report: SplitReport, key: str) -> None:
         if report.counts[what] != wanted
     ]
     report.remarks.append(
-        f'the whole {name} has ' + ', '.join(fewer)
+        f'the complete {name} has ' + ', '.join(fewer)
         if fewer
-        else f'this is the whole {name}'
+        else f'this is the complete {name}'
     )

@@ -1,4 +1,4 @@
-"""What can be wrong with data, and the report of what is."""
+"""Kinds of data problems, and the report of a data set."""
 
 from collections import Counter
 from typing import Dict, List, NamedTuple, Sequence, Tuple
@@ -9,19 +9,19 @@ SKIPPED = 'skipped'
 NOTE = 'note'
 EFFECTS = {
     STOPS: 'training or testing stops with an error',
-    WRONG: 'training and testing go on, with wrong results',
-    SKIPPED: 'left out',
+    WRONG: 'training and testing continue with wrong results',
+    SKIPPED: 'not used',
     NOTE: 'used',
 }
-"""dict[str, str]: What training and testing do with a problem."""
+"""dict[str, str]: How each class of problems affects training and testing."""
 
 
 class Kind(NamedTuple):
     """A kind of problem.
 
-    Args:
+    Attributes:
         effect (str): One of :data:`EFFECTS`.
-        rule (str): What training and testing do with it.
+        rule (str): How training and testing handle it.
     """
 
     effect: str
@@ -29,96 +29,96 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    # Settings and files as a whole.
+    # The data set as a whole.
     'missing file or folder': Kind(STOPS, 'an error lists what is missing'),
     'heads do not fit the classes': Kind(STOPS, 'an error names the head'),
     'data set cannot be read': Kind(STOPS, 'an error names the data set'),
     'no image': Kind(STOPS, 'an error names the data set'),
     'class without a category': Kind(STOPS, 'an error names the classes'),
-    'classes in another order': Kind(
+    'classes in a different order': Kind(
         STOPS, 'an error shows the order of the categories'
     ),
-    'category twice': Kind(STOPS, 'an error names the classes'),
-    'category that is no class': Kind(SKIPPED, 'its objects are left out'),
-    'class without an object': Kind(
-        NOTE, 'it is not learned in training, and not counted in testing'
+    'duplicate category': Kind(STOPS, 'an error names the classes'),
+    'category that is not a class': Kind(SKIPPED, 'its objects are skipped'),
+    'class without objects': Kind(
+        NOTE, 'not learned in training, not counted in testing'
     ),
-    # Records of annotations.
+    # Annotations.
     'record without a key': Kind(STOPS, 'an error names the key'),
-    'record with a wrong value': Kind(
+    'record with an invalid value': Kind(
         STOPS, 'an error names the data set or the image'
     ),
-    'image id twice': Kind(WRONG, 'the first of the images is not read'),
-    'object id twice': Kind(STOPS, 'an error names the annotations'),
-    'object of an unknown image': Kind(SKIPPED, 'the object is left out'),
-    'object of an unknown category': Kind(SKIPPED, 'the object is left out'),
+    'duplicate image id': Kind(WRONG, 'only the last of the images is used'),
+    'duplicate object id': Kind(STOPS, 'an error names the annotations'),
+    'object with an unknown image': Kind(SKIPPED, 'the object is skipped'),
+    'object with an unknown category': Kind(SKIPPED, 'the object is skipped'),
     'image without objects': Kind(
         SKIPPED,
-        'left out of training where filter_cfg.filter_empty_gt is set, else '
+        'not used in training if filter_cfg.filter_empty_gt is set, else '
         'used as background',
     ),
-    'image below filter_cfg.min_size': Kind(SKIPPED, 'left out of training'),
+    'image below filter_cfg.min_size': Kind(SKIPPED, 'not used in training'),
     'box without area': Kind(
-        SKIPPED, 'an object less than a pixel wide or high is left out'
+        SKIPPED, 'the object, less than a pixel wide or high, is skipped'
     ),
-    'box outside the image': Kind(SKIPPED, 'the object is left out'),
-    'box partly outside the image': Kind(NOTE, 'Resize cuts the box'),
+    'box outside the image': Kind(SKIPPED, 'the object is skipped'),
+    'box partly outside the image': Kind(NOTE, 'Resize clips the box'),
     'object without a mask': Kind(STOPS, 'an error names the image'),
-    'mask without a polygon': Kind(
-        SKIPPED, 'the object counts as crowd: neither object nor background'
+    'mask without a valid polygon': Kind(
+        SKIPPED,
+        'the object is treated as a crowd, neither object nor background',
     ),
     'mask that does not fit the image': Kind(
         STOPS, 'an error names the image'
     ),
-    'mask without a pixel': Kind(
-        NOTE, 'the box is learned, with a mask of background'
-    ),
-    'mask larger than its box': Kind(NOTE, 'the box cuts the mask'),
+    'empty mask': Kind(NOTE, 'the box is learned, with an empty mask'),
+    'mask larger than its box': Kind(NOTE, 'the mask is clipped to the box'),
     'mask outside its box': Kind(WRONG, 'the mask is learned as background'),
     # Image files.
     'missing image': Kind(STOPS, 'an error names the file'),
     'broken image': Kind(STOPS, 'an error names the file'),
-    'image of another size': Kind(STOPS, 'an error names the file'),
-    'image that the pipeline cannot take': Kind(
-        STOPS, 'an error names the file'
+    'image size mismatch': Kind(STOPS, 'an error names the file'),
+    'image that the pipeline rejects': Kind(STOPS, 'an error names the file'),
+    'image rotated by EXIF': Kind(
+        NOTE,
+        'the image is rotated; boxes and masks must match the rotated image',
     ),
-    'image turned by EXIF': Kind(
-        NOTE, 'it is turned; boxes and masks must be those of the turned one'
+    'grayscale image': Kind(
+        NOTE, 'the gray values are copied to all three channels'
     ),
-    'grey image': Kind(NOTE, 'grey values go into all three channels'),
     'image with transparency': Kind(
-        NOTE, 'transparency is dropped, hidden colours show'
+        NOTE, 'transparency is dropped, hidden colors become visible'
     ),
-    'CMYK image': Kind(NOTE, 'converted to RGB without a colour profile'),
+    'CMYK image': Kind(NOTE, 'converted to RGB without a color profile'),
     '16-bit image': Kind(
-        NOTE, 'values are divided by 256: 12-bit pictures are nearly black'
+        NOTE, 'values are divided by 256: 12-bit images become nearly black'
     ),
-    'picture of another suffix': Kind(
+    'image with another suffix': Kind(
         SKIPPED, 'only files of img_suffix are read'
     ),
     # Label maps.
     'missing label map': Kind(STOPS, 'an error names the file'),
     'broken label map': Kind(STOPS, 'an error names the files'),
-    'label map of another size': Kind(STOPS, 'an error names the files'),
-    'label map not turned by EXIF': Kind(
-        WRONG, 'the image is turned, its label map is not'
+    'label map size mismatch': Kind(STOPS, 'an error names the files'),
+    'label map not rotated by EXIF': Kind(
+        WRONG, 'the image is rotated, its label map is not'
     ),
     'label outside the classes': Kind(STOPS, 'an error names the file'),
-    'label map without a class': Kind(NOTE, 'all of it is ignored'),
+    'label map without labels': Kind(NOTE, 'all pixels are ignored'),
     'label map without an image': Kind(SKIPPED, 'not read'),
 }
-"""dict[str, Kind]: What can be wrong."""
+"""dict[str, Kind]: All kinds of problems."""
 
 
 Finding = Tuple[str, str]
-"""A kind of problem, and where it is."""
+"""A kind of problem, and its location."""
 
 
 class SplitReport:
-    """What is in one data set of a config, and what is wrong with it.
+    """Content and problems of one data set of a config.
 
     Args:
-        name (str): What to call it.
+        name (str): Name of the data set.
     """
 
     def __init__(self, name: str) -> None:
@@ -134,7 +134,7 @@ class SplitReport:
 
         Args:
             kind (str): One of :data:`KINDS`.
-            where (object): The file, or what else it concerns.
+            where (object): The file, or another location.
         """
         self.problems.setdefault(kind, []).append(str(where))
 
@@ -145,7 +145,7 @@ class SplitReport:
 
     @property
     def fatal(self) -> List[str]:
-        """list[str]: Kinds that stop training or make it wrong."""
+        """list[str]: Problems that stop training or distort its results."""
         return [
             kind
             for kind in self.problems
@@ -153,10 +153,11 @@ class SplitReport:
         ]
 
     def text(self, show: int = 3) -> str:
-        """Return the report, to be printed.
+        """Format the report.
 
         Args:
-            show (int): Files to name for each kind of problem. Default: 3.
+            show (int): Maximum number of locations to list for each kind of
+                problem. Default: 3.
 
         Returns:
             str: Several lines.
@@ -188,5 +189,5 @@ class SplitReport:
                 if len(found) > show:
                     lines.append(f'      and {len(found) - show:,} more')
         if not self.problems:
-            lines.append('  nothing is wrong')
+            lines.append('  no problems found')
         return '\n'.join(lines)

@@ -1,9 +1,10 @@
-"""What is wrong with the data of a config, told before training."""
+"""Check all data of a config, before training."""
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmbiformer.utils.datasets import leaf_settings
+from mmbiformer.utils.errors import ConfigError
 from mmbiformer.utils.text import one_line
 
 from .checks import check_classes, check_data
@@ -12,27 +13,27 @@ from .label_maps import check_label_maps
 from .report import SplitReport
 
 SPLITS = ('train', 'val', 'test')
-"""tuple[str]: The dataloaders of a config, without ``_dataloader``."""
+"""tuple[str]: Prefixes of the dataloaders of a config."""
 
 
 def check_split(cfg: Config, split: str, workers: int = 2) -> SplitReport:
-    """Look at all data of a split.
+    """Check all data of a split.
 
     Args:
         cfg (Config): Config of a run.
         split (str): One of :data:`SPLITS`.
-        workers (int): Processes that read images. Default: 2.
+        workers (int): Number of processes that read images. Default: 2.
 
     Returns:
-        SplitReport: What there is, and what is wrong.
+        SplitReport: Counts and problems.
 
     Raises:
-        ValueError: If the config has no such dataloader, or a data set of a
-            kind that cannot be looked into.
+        ConfigError: If the config has no such dataloader, or a data set of an
+            unsupported type.
     """
     loader = f'{split}_dataloader'
     if cfg.get(loader) is None:
-        raise ValueError(f'{cfg.filename} has no {loader!r}')
+        raise ConfigError(f'{cfg.filename} has no {loader!r}')
     report = SplitReport(split)
     try:
         check_classes(cfg, [loader])
@@ -61,16 +62,15 @@ def check_split(cfg: Config, split: str, workers: int = 2) -> SplitReport:
         elif cfg.default_scope == 'mmseg' and hasattr(dataset, 'label_map'):
             check_label_maps(dataset, report, workers)
         else:
-            raise ValueError(
-                f'{loader}: data sets of type {type(dataset).__name__} cannot '
-                'be looked into, only those of COCO annotations (CocoDataset) '
-                'and of images and label maps (BaseSegDataset), or types '
-                'derived from them'
+            raise ConfigError(
+                f'{loader}: data sets of type {type(dataset).__name__} are '
+                'not supported; supported are CocoDataset, BaseSegDataset and '
+                'types derived from them'
             )
     if not report.counts['images'] and not report.fatal:
         report.add('no image', cfg[loader].dataset.get('data_root') or split)
     report.extend(
-        ('class without an object', name)
+        ('class without objects', name)
         for name, (amount, _) in report.classes.items()
         if not amount
     )

@@ -1,1 +1,1 @@
-"""From image files to predictions on disk."""
+"""Inference on files, by the inferencers of mmdet and mmseg."""

@@ -1,18 +1,17 @@
 """Images and videos to predict: found, named and read."""
 
-import contextlib
 import glob
-import io
-import os
 import os.path as osp
 from collections import Counter
-from pathlib import Path, PurePath
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 import cv2
 import mmcv
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from mmbiformer.utils.errors import DataError
+from mmbiformer.utils.text import one_line
 
 IMAGE_SUFFIXES = (
     '.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp',
@@ -24,65 +23,63 @@ VIDEO_SUFFIXES = (
 """tuple[str]: Files that are taken for videos."""
 
 
-class Problem(NamedTuple):
-    """Something that could not be predicted.
+def find_files(sources: Sequence[str]) -> Tuple[List[str], Dict[str, str]]:
+    """Return images and videos, each once, and why a source has none."""
+    found, skipped = {}, {}
+    for source in sources:
+        path = osp.expanduser(source)
+        folder = osp.isdir(path)
+        files = [path]
+        if not osp.isfile(path):
+            pattern = osp.join(glob.escape(path), '*') if folder else path
+            files = [
+                file
+                for file in sorted(glob.glob(pattern, recursive=True))
+                if file.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+                and osp.isfile(file)
+            ]
+        for file in files:
+            found.setdefault(osp.abspath(file), file)
+        if not files:
+            lacks = 'is a folder without' if folder else 'matches no'
+            skipped[source] = (
+                f'{lacks} images or videos (looked for {osp.abspath(path)})'
+            )
+    return list(found.values()), skipped
 
-    Attributes:
-        source (str): The file, or the argument that names none.
-        reason (str): Why.
+
+def name_results(paths: Sequence[str]) -> List[str]:
+    """Return a name for the results of each file that no other has.
+
+    It is the file's name or, where two would share one, its path below the
+    folder that all have in common; without suffix, unless files differ in
+    nothing else.
     """
+    paths = [osp.abspath(path) for path in paths]
+    base = osp.commonpath([osp.dirname(path) for path in paths])
+    relative = [osp.relpath(path, base) for path in paths]
+    for full in ([osp.basename(path) for path in paths], relative):
+        # Some file systems do not distinguish upper from lower case.
+        stems = [osp.splitext(name)[0].lower() for name in full]
+        counts = Counter(stems)
+        # The predictions of a video are in a folder of its name.
+        counts.update({osp.dirname(stem) for stem in stems})
+        names = [
+            name if counts[stem] > 1 else osp.splitext(name)[0]
+            for name, stem in zip(full, stems, strict=True)
+        ]
+        if len({name.lower() for name in names}) == len(names):
+            return names
+    return relative
 
-    source: str
-    reason: str
 
-
-class Video(NamedTuple):
-    """A video that can be read.
-
-    Attributes:
-        path (str): The file.
-        fps (float): Frames in a second.
-        frames (int): Number of frames that the file tells, which may be an
-            estimate.
-    """
+class Frame(NamedTuple):
+    """An image, or a frame of a video; ``fps`` is 0 for an image."""
 
     path: str
-    fps: float
-    frames: int
-
-
-class MediaImage(NamedTuple):
-    """An image, or a frame of a video.
-
-    Attributes:
-        path (str): The file.
-        name (str): What to call its results: a path without suffix.
-        pixels (np.ndarray): BGR, uint8, of shape (H, W, 3).
-        video (Video, optional): What it is a frame of. Default: None.
-    """
-
-    path: str
-    name: str
+    name: str  # of its results: a relative path without suffix
     pixels: np.ndarray
-    video: Optional[Video] = None
-
-    @property
-    def source(self) -> Union[str, np.ndarray]:
-        """What a test pipeline reads: an image's file, a frame's pixels."""
-        return self.path if self.video is None else self.pixels
-
-    def problem(self, doing: str, error: Exception) -> Problem:
-        """Say what went wrong with it."""
-        frame = '' if self.video is None else f', frame {self.name[-6:]}'
-        return Problem(
-            f'{self.path}{frame}',
-            f'cannot be {doing}: {type(error).__name__}: {_one_line(error)}',
-        )
-
-
-def _one_line(error: Exception) -> str:
-    """Return what an error says; OpenCV's and torch's have many lines."""
-    return ' '.join(str(error).split())
+    fps: float = 0.0
 
 
 def is_video(path: str) -> bool:
@@ -90,216 +87,47 @@ def is_video(path: str) -> bool:
     return path.lower().endswith(VIDEO_SUFFIXES)
 
 
-def find_media(sources: Sequence[str]) -> Tuple[List[str], List[Problem]]:
-    """Find the images and videos that a command line names.
-
-    Args:
-        sources (Sequence[str]): Files, folders, whose images and videos are
-            taken but not those of folders in them, and patterns as
-            :func:`glob.glob` takes them, ``**`` included.
-
-    Returns:
-        tuple[list[str], list[Problem]]: The files, each once, and what leads
-        to none.
-    """
-    found, problems = {}, []
-    for source in sources:
-        path = osp.expanduser(source)
-        if osp.isfile(path):
-            files = [path]
-        elif osp.isdir(path):
-            files = _media_among(
-                osp.join(path, name) for name in os.listdir(path)
-            )
-        else:
-            files = _media_among(glob.glob(path, recursive=True))
-        for file in files:
-            found.setdefault(osp.abspath(file), file)
-        if not files:
-            problems.append(Problem(source, _reason_for_nothing(source)))
-    return list(found.values()), problems
+def count_frames(path: str) -> int:
+    """Return how many frames a file says that it has; an image has one."""
+    if not is_video(path):
+        return 1
+    return max(int(cv2.VideoCapture(path).get(cv2.CAP_PROP_FRAME_COUNT)), 1)
 
 
-def _media_among(paths: Iterator[str]) -> List[str]:
-    """Return the images and videos, hidden files excluded, in order."""
-    return sorted(
-        path
-        for path in paths
-        if path.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
-        and not osp.basename(path).startswith('.')
-        and osp.isfile(path)
-    )
-
-
-def _reason_for_nothing(source: str) -> str:
-    """Say why a source leads to no file."""
-    path = osp.expanduser(source)
-    if osp.isdir(path):
-        return 'is a folder without images or videos'
-    if glob.has_magic(path):
-        return 'is a pattern that no image or video matches'
-    return f'does not exist (looked for {osp.abspath(path)})'
-
-
-def name_results(paths: Sequence[str]) -> List[str]:
-    """Give each file a name for its results that no other has.
-
-    Args:
-        paths (Sequence[str]): Different files.
-
-    Returns:
-        list[str]: Relative paths: the files' own names or, where two would
-        share one, the files' paths below the folder that all have in common.
-        They have no suffix, except where files differ in nothing else.
-    """
-    paths = [osp.abspath(path) for path in paths]
-    base = osp.commonpath([osp.dirname(path) for path in paths])
-    relative = [osp.relpath(path, base) for path in paths]
-    for names in ([osp.basename(path) for path in paths], relative):
-        # Some file systems do not tell upper from lower case.
-        stems = [osp.splitext(name)[0].lower() for name in names]
-        counts = Counter(stems)
-        # A video's name is that of a folder of frames.
-        counts.update(parent for stem in set(stems) for parent in _above(stem))
-        names = [
-            name if counts[stem] > 1 else osp.splitext(name)[0]
-            for name, stem in zip(names, stems, strict=True)
-        ]
-        if len({name.lower() for name in names}) == len(names):
-            return names
-    return relative
-
-
-def _above(name: str) -> List[str]:
-    """Return the folders of a relative path."""
-    return [str(parent) for parent in PurePath(name).parents]
+def read_video(path: str, name: str) -> Iterator[Frame]:
+    """Yield the frames of a video, named by their numbers from 0."""
+    # mmcv.VideoReader seeks by positions that are estimates in some files.
+    capture = cv2.VideoCapture(path)
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    fps = fps if 0 < fps < 1000 else 25.0  # Some files do not tell it.
+    count = 0
+    while (pixels := capture.read()[1]) is not None:
+        yield Frame(path, f'{name}/{count:06d}', pixels, fps)
+        count += 1
+    if not count:
+        raise DataError('cannot be read as a video')
+    # The number of frames may be an estimate from the length in seconds.
+    expected = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    if count < expected - max(fps, 1):
+        raise DataError(f'ended after {count} of {expected} frames')
 
 
 def read_image(path: str) -> np.ndarray:
-    """Read an image as training does, but not one that is cut off.
-
-    Args:
-        path (str): The file.
-
-    Returns:
-        np.ndarray: BGR, uint8, of shape (H, W, 3): grey in three channels,
-        without transparency, the upper eight of sixteen bits.
-
-    Raises:
-        ValueError: If it is not whole, or no image that OpenCV knows.
-    """
+    """Read an image as in training, unless it is truncated."""
     try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise ValueError(f'cannot be read: {error.strerror}') from None
-    if not content:
-        raise ValueError('is empty')
-    try:
-        # OpenCV fills up what is missing of a file with grey.
-        with Image.open(io.BytesIO(content)) as image:
+        # OpenCV fills what is missing of a file with grey.
+        with Image.open(path) as image:
             image.load()
     except (UnidentifiedImageError, Image.DecompressionBombError):
-        pass  # OpenCV may know it nevertheless.
-    except Exception as error:  # Pillow documents none.
-        raise ValueError(
-            f'is truncated or broken: {_one_line(error)}'
+        pass  # OpenCV may know it.
+    except Exception as error:  # Pillow raises many types.
+        raise DataError(
+            f'is truncated or cannot be read: {one_line(error)}'
         ) from None
     try:
-        pixels = mmcv.imfrombytes(content)
-    except cv2.error as error:
-        raise ValueError(
-            f'cannot be read as an image: {_one_line(error)}'
-        ) from None
+        pixels = mmcv.imread(path)
+    except cv2.error:  # The file is empty.
+        pixels = None
     if pixels is None:
-        raise ValueError(
-            'cannot be read as an image: it is none, or of a kind that '
-            'OpenCV does not know'
-        )
+        raise DataError('cannot be read as an image')
     return pixels
-
-
-def open_video(path: str) -> Video:
-    """Look at a video without reading its frames.
-
-    Args:
-        path (str): The file.
-
-    Returns:
-        Video: What the file tells.
-
-    Raises:
-        ValueError: If OpenCV cannot read its first frame.
-    """
-    capture = cv2.VideoCapture(path)
-    try:
-        if not capture.read()[0]:
-            raise ValueError('cannot be read as a video')
-        fps = capture.get(cv2.CAP_PROP_FPS)
-        frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    finally:
-        capture.release()
-    # Some files tell neither.
-    return Video(path, fps if 0 < fps < 1000 else 25.0, max(int(frames), 1))
-
-
-def count_images(paths: Sequence[str]) -> int:
-    """Count images and frames.
-
-    Args:
-        paths (Sequence[str]): Images and videos.
-
-    Returns:
-        int: Their number, in which a video that cannot be read is one.
-    """
-    count = 0
-    for path in paths:
-        with contextlib.suppress(ValueError):
-            count += open_video(path).frames - 1 if is_video(path) else 0
-        count += 1
-    return count
-
-
-def read_media(
-    paths: Sequence[str], names: Sequence[str]
-) -> Iterator[Union[MediaImage, Problem]]:
-    """Read images and the frames of videos.
-
-    Args:
-        paths (Sequence[str]): Images and videos.
-        names (Sequence[str]): What to call the results of each.
-
-    Yields:
-        MediaImage | Problem: An image, a frame, or why there is none.
-    """
-    for path, name in zip(paths, names, strict=True):
-        yield from _read(path, name)
-
-
-def _read(path: str, name: str) -> Iterator[Union[MediaImage, Problem]]:
-    """Yield an image, or the frames of a video."""
-    try:
-        if is_video(path):
-            yield from _read_video(open_video(path), name)
-        else:
-            yield MediaImage(path, name, read_image(path))
-    except ValueError as error:
-        yield Problem(path, str(error))
-
-
-def _read_video(video: Video, name: str) -> Iterator[MediaImage]:
-    """Yield the frames of a video, named by their numbers from 0."""
-    capture = cv2.VideoCapture(video.path)
-    index = 0
-    try:
-        while True:
-            success, pixels = capture.read()
-            if not success:
-                break
-            frame = osp.join(name, f'{index:06d}')
-            yield MediaImage(video.path, frame, pixels, video)
-            index += 1
-    finally:
-        capture.release()
-    # The number of frames may be an estimate from the length in seconds.
-    if index < video.frames - max(video.fps, 1):
-        raise ValueError(f'ended after {index} of {video.frames} frames')

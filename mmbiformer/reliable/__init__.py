@@ -1,1 +1,8 @@
-"""What knows the frameworks: configs, checks, processes, runs."""
+"""Runs that refuse what does not fit, and resume exactly; opt-in.
+
+``runner_type = 'CheckedRunner'`` in a config turns it on.
+"""
+
+from .runner import CheckedRunner
+
+__all__ = ['CheckedRunner']

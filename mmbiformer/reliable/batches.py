@@ -1,9 +1,10 @@
-"""Random numbers and batches that depend on the seed and the time alone.
+"""Resumable dataloaders with deterministic random numbers.
 
-What an iteration draws follows from the seed and its number, and what a batch
-is and how it is augmented from the seed, the epoch and its place in it. So a
-run goes on from a checkpoint as if it had never stopped, whatever the workers
-had read ahead and whether it was validated in between.
+The random numbers of an iteration depend only on the seed and the iteration.
+The images of a batch and their augmentation depend only on the seed, the
+epoch and the index of the batch. A resumed run thus equals an uninterrupted
+one, no matter how many batches the workers had prefetched, or whether there
+was a validation in between.
 """
 
 import ctypes
@@ -20,18 +21,19 @@ from mmengine.dist import get_rank
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
-# What a key is for, so that equal numbers give different streams.
+# Purpose of a key, so that equal numbers give different random streams.
 ITERATION, BATCH = range(2)
 
-# Of linux/prctl.h: the signal that a process gets when its parent ends.
+# From linux/prctl.h: the signal that a process gets when its parent ends.
 _PR_SET_PDEATHSIG = 1
 
 
 def seed_generators(*key: int) -> None:
-    """Seed the generators of Python, numpy and torch, on all devices.
+    """Seed the random generators of Python, NumPy and torch, on all devices.
 
     Args:
-        *key (int): Numbers from 0; every other key gives other streams.
+        *key (int): Non-negative numbers; different keys give different
+            random streams.
     """
     python, numpy, torch_ = np.random.SeedSequence(key).generate_state(
         3, np.uint64
@@ -50,20 +52,20 @@ class SeededBatch(list):
 
 
 class ResumableBatchSampler:
-    """Batches of a sampler that may start in the middle of a run.
+    """Batch sampler that can start in the middle of a run.
 
     Args:
-        sampler (Sampler): Gives the indices of images.
-        batch_size (int): Images of a batch.
+        sampler (Sampler): Sampler of the image indices.
+        batch_size (int): Number of images in a batch.
         seed (int): Seed of the run.
-        batch_sampler (dict, optional): Config of another way to make batches
-            of indices, such as mmdet's ``AspectRatioBatchSampler``. Default:
-            None.
-        drop_last (bool): Whether to drop a last batch that is not full.
-            Default: False.
+        batch_sampler (dict, optional): Config of the batch sampler that groups
+            the indices, such as mmdet's ``AspectRatioBatchSampler``. Default:
+            None, which means torch's ``BatchSampler``.
+        drop_last (bool): Whether to drop an incomplete last batch. Default:
+            False.
         epoch (int): Epoch to start in. Default: 0.
-        skip (int): Batches to leave out before the first; they may be those
-            of several epochs. Default: 0.
+        skip (int): Number of batches to skip first; it may exceed an epoch.
+            Default: 0.
     """
 
     def __init__(
@@ -91,18 +93,18 @@ class ResumableBatchSampler:
         self.skip = skip
 
     def __len__(self) -> int:
-        """Return how many batches a whole epoch has."""
+        """Return the number of batches of a full epoch."""
         return len(self.batches)
 
     def __iter__(self) -> Iterator[SeededBatch]:
-        """Yield the batches of an epoch; without end, if the sampler has none.
+        """Yield the batches of an epoch; endlessly for an infinite sampler.
 
         Yields:
             SeededBatch: The indices of a batch.
         """
         while True:
-            # mmengine counts the epochs of a run by iterations from where it
-            # was resumed.
+            # In iteration-based training, mmengine counts the epochs from
+            # where the run was resumed.
             if hasattr(self.sampler, 'set_epoch'):
                 self.sampler.set_epoch(self.epoch)
             drawn = 0
@@ -119,7 +121,7 @@ class ResumableBatchSampler:
 
 
 class _SeededFetch:
-    """Read the samples of a batch, once its random numbers are seeded."""
+    """Seed the random numbers of a batch, then load its samples."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -136,13 +138,13 @@ class _SeededFetch:
 def make_resumable(
     dataloader: dict, seed: int, epoch: int = 0, skip: int = 0
 ) -> dict:
-    """Return the config of a dataloader that may start in mid-run.
+    """Return the config of a dataloader that can start in the middle of a run.
 
     Args:
         dataloader (dict): Config of a dataloader.
         seed (int): Seed of the run.
         epoch (int): Epoch to start in. Default: 0.
-        skip (int): Batches to leave out before the first. Default: 0.
+        skip (int): Number of batches to skip first. Default: 0.
 
     Returns:
         dict: The config, with a :class:`ResumableBatchSampler`.
@@ -160,14 +162,14 @@ def make_resumable(
 
 
 def seed_batches(loader: DataLoader) -> None:
-    """Seed each batch where it is read: in a worker, or in this process.
+    """Seed each batch in the process that loads it.
 
     Args:
-        loader (DataLoader): A loader; its data set is changed in place. One
-            without a :class:`ResumableBatchSampler` is left alone.
+        loader (DataLoader): The dataloader; its data set is modified in
+            place, unless it has no :class:`ResumableBatchSampler`.
     """
     if isinstance(loader.batch_sampler, ResumableBatchSampler):
-        # Torch's loaders read a batch by this method where there is one.
+        # torch loads a batch by this method if the data set has it.
         loader.dataset.__getitems__ = _SeededFetch(loader.dataset)
 
 
@@ -175,9 +177,10 @@ def shield_workers(dataloader: dict, seed: Optional[int]) -> dict:
     """Return the config of a dataloader whose workers outlive a signal.
 
     Args:
-        dataloader (dict): Config of a dataloader. One with a
-            ``worker_init_fn`` of its own is left alone.
-        seed (int, optional): Seed of the run; None leaves it alone, too.
+        dataloader (dict): Config of a dataloader. It is returned unchanged if
+            it has a ``worker_init_fn``.
+        seed (int, optional): Seed of the run. If None, the config is returned
+            unchanged, too.
 
     Returns:
         dict: The config.
@@ -198,16 +201,16 @@ def shield_workers(dataloader: dict, seed: Optional[int]) -> dict:
 
 
 def _start_worker(worker_id: int, **kwargs) -> None:
-    """Start a worker as mmengine does, that ends with the run and not before.
+    """Initialize a worker as mmengine does, and bind it to the run.
 
-    Signals that end a run, as a terminal's Ctrl-C, go to a whole group of
-    processes, and a run can only end in order with its workers there. But
-    when a run is killed, they must not stay.
+    Signals such as a terminal's Ctrl-C are sent to the whole process group,
+    but the main process needs its workers to end in order. If it is killed,
+    the workers must end, too.
     """
     if hasattr(os, 'setpgid'):
         os.setpgid(0, 0)
     if sys.platform == 'linux':
-        # Torch's workers look after their parent, but then wait for ever for
-        # what they had to send, as another worker keeps the pipe open.
+        # torch's workers detect that their parent is dead, but may then block
+        # forever on unsent data, as another worker keeps the pipe open.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     worker_init_fn(worker_id, **kwargs)

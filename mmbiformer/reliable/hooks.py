@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from mmbiformer.datacheck.checks import check_labels
+from mmbiformer.utils.errors import NonFiniteError, TrainingInterrupted
 
 from .batches import ITERATION, ResumableBatchSampler, seed_generators
 from .resume import INTERRUPTED, write_last_checkpoint
@@ -105,7 +106,7 @@ class InvalidLossCheck(Hook):
             return
         listed = ', '.join(f'{name}: {v:.4g}' for name, v in numbers.items())
         last = runner.last_checkpoint or 'none was written yet'
-        raise FloatingPointError(
+        raise NonFiniteError(
             f'the numbers of iteration {runner.iter + 1} (epoch '
             f'{runner.epoch + 1}) are not finite: {listed}. '
             f'Its images: {", ".join(_image_files(data_batch))}. The last '
@@ -128,7 +129,7 @@ def check_finite(model: nn.Module) -> None:
         model (nn.Module): The model.
 
     Raises:
-        FloatingPointError: If any is not.
+        NonFiniteError: If any is not.
     """
     values = dict(model.named_parameters())
     for name, module in model.named_modules():
@@ -137,7 +138,7 @@ def check_finite(model: nn.Module) -> None:
                 values[f'{name}.{kind}'] = getattr(module, kind)
     for name, value in values.items():
         if not torch.isfinite(value).all():
-            raise FloatingPointError(
+            raise NonFiniteError(
                 f'the weights hold numbers that are not finite ({name}), and '
                 'are not saved'
             )
@@ -215,19 +216,6 @@ class SafeCheckpointHook(CheckpointHook):
             self.best_ckpt_path_dict = paths
         else:
             self.best_ckpt_path = paths['']
-
-
-class TrainingInterrupted(KeyboardInterrupt):
-    """A signal ended a run in order.
-
-    Args:
-        signum (int): The signal.
-        message (str): Where the run was, and how to go on. Default: ``''``.
-    """
-
-    def __init__(self, signum: int, message: str = '') -> None:
-        super().__init__(message)
-        self.signum = signum
 
 
 class Interruption(Hook):

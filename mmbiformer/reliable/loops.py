@@ -1,26 +1,26 @@
-"""mmengine's training loops, starting where a run goes on."""
+"""Training loops that resume in the middle of an epoch."""
 
-from typing import Iterator, Optional, Sequence
+from typing import Any, Iterator, Optional, Sequence
 
 from mmengine.runner import EpochBasedTrainLoop
 
 
 class ResumableEpochBasedTrainLoop(EpochBasedTrainLoop):
-    """mmengine's loop, whose first epoch may start in its middle.
+    """Epoch-based training loop whose first epoch can start in its middle.
 
     Args:
         *args: As mmengine's ``EpochBasedTrainLoop``.
-        skipped (int): Batches of the first epoch that the dataloader leaves
-            out. Default: 0.
+        skipped (int): Number of batches of the first epoch that the
+            dataloader skips. Default: 0.
         **kwargs: As mmengine's ``EpochBasedTrainLoop``.
     """
 
-    def __init__(self, *args, skipped: int = 0, **kwargs) -> None:
+    def __init__(self, *args: Any, skipped: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._skipped = skipped
 
     def run_epoch(self) -> None:
-        """Run one epoch, or what is left of the first."""
+        """Run one epoch, or the rest of the first one."""
         super().run_epoch()
         self._skipped = 0
 
@@ -28,22 +28,22 @@ class ResumableEpochBasedTrainLoop(EpochBasedTrainLoop):
         """Run one iteration.
 
         Args:
-            idx (int): Number of the batch among those that were read.
+            idx (int): Index of the batch among the loaded ones.
             data_batch (Sequence[dict]): The batch.
         """
         super().run_iter(idx + self._skipped, data_batch)
 
 
 class SkippedBatches:
-    """The batches of a loop by iterations that starts in mid-run.
+    """Batch iterator of an iteration-based loop that resumes.
 
-    mmengine's loop first takes all batches before the start and drops them,
-    which reads every image of them. The dataloader has left them out already,
-    so it gets blanks.
+    mmengine's loop first fetches and drops all batches before the start, which
+    loads all their images. As the dataloader has skipped these batches, the
+    loop gets None in their place.
 
     Args:
-        skipped (int): Batches that were left out.
-        batches (Iterator): Those from the start on.
+        skipped (int): Number of batches that the dataloader has skipped.
+        batches (Iterator): The batches from the start on.
     """
 
     def __init__(self, skipped: int, batches: Iterator) -> None:
@@ -55,16 +55,16 @@ class SkippedBatches:
         return self
 
     def __next__(self) -> Optional[Sequence[dict]]:
-        """Return the next batch, or a blank."""
+        """Return the next batch, or None for a skipped one."""
         if self._skipped:
             self._skipped -= 1
             return None
         return next(self._batches)
 
     def skip_iter(self, count: int) -> None:
-        """Skip batches, as the loop of the maintained fork does.
+        """Skip batches; called by the loop of the maintained fork.
 
         Args:
-            count (int): How many; all were left out already.
+            count (int): Number of batches, all of which are skipped already.
         """
         self._skipped = 0

@@ -1,4 +1,4 @@
-"""Where a run goes on, and what it must not overwrite."""
+"""Find the checkpoint to resume from, and protect those of other runs."""
 
 import logging
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Iterator, List, Optional, Union
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from mmbiformer.checkpoints.checkpoint import load_from_local
+from mmbiformer.checkpoints.io import load_from_local
+from mmbiformer.utils.errors import CheckpointError, OutputError
 from mmbiformer.utils.files import atomic_write, check_writable
 
 INTERRUPTED = 'interrupted.pth'
@@ -35,7 +36,8 @@ def _candidates(work_dir: Path) -> List[Path]:
         path
         for folder in folders
         for path in folder.glob('*.pth')
-        if not path.name.startswith('best_')
+        # Hidden ones are what a killed run was writing.
+        if not path.name.startswith(('best_', '.'))
         and not (named and path.samefile(named))
     ]
     files.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
@@ -43,20 +45,18 @@ def _candidates(work_dir: Path) -> List[Path]:
 
 
 def _resumable(paths: List[Path], named: bool) -> Iterator[tuple]:
-    """Yield the whole ones of some checkpoints, and their iterations."""
+    """Yield those of some checkpoints that can be read, with iterations."""
     for path in paths:
         try:
             checkpoint = load_from_local(str(path))
-        except RuntimeError as error:
-            print_log(
-                f'{error}. It is passed over', 'current', logging.WARNING
-            )
+        except CheckpointError as error:
+            print_log(f'{error}. It is skipped', 'current', logging.WARNING)
             continue
         meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
         if not isinstance(meta, dict) or 'iter' not in meta:
             continue
-        # One that is named is taken at its word; why it cannot be resumed is
-        # said where it is.
+        # The named one counts even without an optimizer: why it cannot be
+        # resumed is said when it is loaded.
         if 'optimizer' in checkpoint or (named and path is paths[0]):
             yield path, meta['iter']
 
@@ -65,7 +65,7 @@ def _is_readable(path: Path) -> bool:
     """Tell whether a checkpoint can be loaded."""
     try:
         load_from_local(str(path))
-    except RuntimeError:
+    except CheckpointError:
         return False
     return True
 
@@ -75,7 +75,7 @@ def find_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
 
     It is the one that the file ``last_checkpoint`` names, unless a run was
     killed before it could write that file. Those that cannot be read are
-    passed over with a warning.
+    skipped with a warning.
 
     Args:
         work_dir (str | Path): Folder of the run.
@@ -84,7 +84,7 @@ def find_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
         str, optional: Path of the checkpoint; None if there is none.
 
     Raises:
-        ValueError: If there are some that cannot be read, and no good one.
+        CheckpointError: If some cannot be read, and there is no good one.
     """
     paths = _candidates(Path(work_dir))
     named = _last_named(Path(work_dir)) is not None
@@ -92,7 +92,7 @@ def find_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
     if path is None:
         broken = [path.name for path in paths if not _is_readable(path)]
         if broken:
-            raise ValueError(
+            raise CheckpointError(
                 f'none of the checkpoints in work_dir={str(work_dir)!r} can '
                 f'be resumed, and these cannot be read: {", ".join(broken)}. '
                 'To start from the beginning, name another work directory, '
@@ -123,15 +123,15 @@ def write_last_checkpoint(work_dir: str, path: str) -> None:
 
 
 def check_work_dir(cfg: Config, training: bool) -> None:
-    """Check that a run can write to its folder, and overwrites no other.
+    """Check that a run can write to its folder, and overwrites no other run.
 
     Args:
         cfg (Config): Config of the run.
         training (bool): Whether it will write checkpoints.
 
     Raises:
-        OSError: If it cannot write there.
-        FileExistsError: If there are checkpoints of another run.
+        OutputError: If it cannot write there, or there are checkpoints of
+            another run.
     """
     folder = Path(cfg.work_dir).absolute()
     check_writable(Path(cfg.work_dir), 'work_dir')
@@ -144,9 +144,9 @@ def check_work_dir(cfg: Config, training: bool) -> None:
         return
     last = _last_named(folder)
     if last is not None:
-        raise FileExistsError(
+        raise OutputError(
             f'work_dir={cfg.work_dir!r} holds checkpoints of another run, '
-            f'such as {last.name}, which would be overwritten. Go on with '
-            'that run by --resume, name another folder by --work-dir, or '
-            'delete this one'
+            f'such as {last.name}, which would be overwritten. Resume that '
+            'run by --resume, name another folder by --work-dir, or delete '
+            'this one'
         )

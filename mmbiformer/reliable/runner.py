@@ -1,4 +1,4 @@
-"""mmengine's Runner, with errors where it would go on or be obscure."""
+"""mmengine's Runner, with checks of what it takes, and exact resuming."""
 
 import errno
 import os
@@ -17,26 +17,37 @@ from mmengine.model import (
     revert_sync_batchnorm,
 )
 from mmengine.optim import OptimWrapper
-from mmengine.registry import (
-    DATASETS,
-    LOOPS,
-    MODEL_WRAPPERS,
-    OPTIMIZERS,
-    RUNNERS,
-)
+from mmengine.registry import LOOPS, MODEL_WRAPPERS, OPTIMIZERS, RUNNERS
 from mmengine.runner import (
     BaseLoop,
     EpochBasedTrainLoop,
     IterBasedTrainLoop,
     Runner,
 )
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from mmbiformer.checkpoints.io import load_checkpoint
+from mmbiformer.checkpoints.plain_data import to_plain
+from mmbiformer.checkpoints.strict import strict_loading
+from mmbiformer.checkpoints.weights import load_all_weights
 from mmbiformer.datacheck.checked_pipeline import check_samples
 from mmbiformer.datacheck.checks import check_annotations
+from mmbiformer.datacheck.loading import (
+    check_not_empty,
+    describe_dataset,
+    loading_errors,
+    settings_of,
+)
+from mmbiformer.utils.building import config_errors, describe_unregistered
+from mmbiformer.utils.errors import (
+    CheckpointError,
+    ConfigError,
+    OutputError,
+    UserError,
+)
+from mmbiformer.utils.files import atomic_write, remove_leftovers
 
 from .batches import make_resumable, seed_batches, shield_workers
 from .hooks import (
@@ -51,16 +62,19 @@ from .loops import ResumableEpochBasedTrainLoop, SkippedBatches
 from .resume import find_checkpoint
 
 
+@RUNNERS.register_module()
 class CheckedRunner(Runner):
     """A Runner that refuses what does not fit, and resumes exactly.
 
     It refuses data and weights that do not fit the config, stops at numbers
-    that are not finite, writes checkpoints in one step, goes on from one as
-    if it had never stopped, and ends in order at Ctrl-C or SIGTERM.
+    that are not finite, loads checkpoints strictly and saves them atomically,
+    resumes as if it had never stopped, and ends in order at Ctrl-C or SIGTERM.
+
+    What it saves, ``torch.load(weights_only=True)`` can load once
+    ``mmbiformer`` is imported, so mmdet's and mmseg's own tools can use it.
 
     Attributes:
-        started (bool): Whether training or testing has begun; before, all
-            errors are of the config or the data.
+        started (bool): Whether training or testing has begun.
         last_checkpoint (str, optional): The last checkpoint that can be
             resumed, written or resumed by this run.
         saved_position (tuple[int, int], optional): Its epoch and iteration.
@@ -75,15 +89,20 @@ class CheckedRunner(Runner):
         self._new_work_dir = not osp.exists(work_dir)
         self._start = {}
         self._interruption = Interruption()
-        with self._discarded_on_error():
+        with self._refusing(kwargs.get('cfg') or {}):
             super().__init__(*args, work_dir=work_dir, **kwargs)
 
     @contextmanager
-    def _discarded_on_error(self) -> Iterator[None]:
-        """Leave no folder of a run that ends before it has begun."""
+    def _refusing(self, cfg: Union[Config, dict]) -> Iterator[None]:
+        """Name a setting that is wrong; leave no folder of such a run.
+
+        Where a run ends before it has begun, and not by what the user can
+        mend, its log stays.
+        """
         try:
-            yield
-        except Exception:
+            with config_errors(cfg):
+                yield
+        except UserError:
             log_dir = getattr(self, '_log_dir', None)
             if log_dir and not self.started and is_main_process():
                 shutil.rmtree(log_dir, ignore_errors=True)
@@ -98,6 +117,10 @@ class CheckedRunner(Runner):
     def call_hook(self, fn_name: str, **kwargs) -> None:
         """Call all hooks; arguments are those of mmengine's Runner."""
         super().call_hook(fn_name, **kwargs)
+        if fn_name == 'before_save_checkpoint':
+            # After all hooks: these may add anything.
+            checkpoint = kwargs['checkpoint']
+            checkpoint.update(to_plain(checkpoint))
         self.started = self.started or fn_name in (
             'before_train',
             'before_test',
@@ -128,11 +151,12 @@ class CheckedRunner(Runner):
             nn.Module: The model.
 
         Raises:
-            FloatingPointError: If the loss, its gradients or the weights are
+            NonFiniteError: If the loss, its gradients or the weights are
                 not finite.
+            OutputError: If the disk is full.
             TrainingInterrupted: If a signal ended it.
         """
-        with self._discarded_on_error(), self._interruption:
+        with strict_loading(), self._refusing(self.cfg), self._interruption:
             if self._resume:
                 self._find_start()
             try:
@@ -141,15 +165,15 @@ class CheckedRunner(Runner):
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 last = self.last_checkpoint or 'none was written yet'
-                raise OSError(
+                raise OutputError(
                     error.errno,
                     f'{os.strerror(error.errno)}: work_dir={self.work_dir!r} '
                     f'is full. The last good checkpoint: {last}. Make room, '
-                    'and go on by --resume',
+                    'and resume by --resume',
                 ) from error
 
     def _find_start(self) -> None:
-        """Find where to go on, before the data are read in their order."""
+        """Find where to resume, before the data are read in their order."""
         if self._load_from is None:
             found = [find_checkpoint(self.work_dir) if get_rank() == 0 else 0]
             broadcast_object_list(found)
@@ -161,7 +185,7 @@ class CheckedRunner(Runner):
             )
             self._resume = False
             return
-        checkpoint = CheckpointLoader.load_checkpoint(self._load_from, 'cpu')
+        checkpoint = load_checkpoint(self._load_from, 'cpu')
         if isinstance(checkpoint, dict):
             self._start = checkpoint.get('meta', {})
         seed = self._start.get('seed')
@@ -171,7 +195,7 @@ class CheckedRunner(Runner):
             self.set_randomness(**self._randomness_cfg)
 
     def build_train_loop(self, loop: Union[BaseLoop, dict]) -> BaseLoop:
-        """Build the training loop; it starts where the run goes on.
+        """Build the training loop; it starts where the run resumes.
 
         Args:
             loop (BaseLoop | dict): As in mmengine's Runner.
@@ -214,38 +238,21 @@ class CheckedRunner(Runner):
         """Build a dataloader; arguments are those of mmengine's Runner.
 
         Raises:
-            ValueError: If the data set is empty or cannot be read.
+            DataError: If the data set is empty, or its files cannot be read
+                or do not fit the config.
+            ConfigError: If torch's DataLoader refuses a setting.
         """
-        if isinstance(dataloader, dict):
-            dataloader = shield_workers(dataloader, seed)
-        try:
+        if isinstance(dataloader, DataLoader):
+            return Runner.build_dataloader(dataloader)
+        dataloader = shield_workers(dataloader, seed)
+        with loading_errors(dataloader):
             loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-        except (
-            AssertionError,
-            AttributeError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as error:
-            if 'DataLoader' in str(error):
-                raise ValueError(
-                    f'a dataloader cannot be built from its keys '
-                    f'{sorted(dataloader)}: {error}'
-                ) from error
-            if _is_empty(dataloader['dataset']):
-                _refuse_empty(dataloader['dataset'])
-            raise ValueError(
-                'this data set cannot be built or read '
-                f'({type(error).__name__}: {error}): '
-                f'{_settings_of(dataloader["dataset"])}'
-            ) from error
-        if not len(loader.dataset):
-            _refuse_empty(dataloader['dataset'])
+        settings = settings_of(dataloader)
+        check_not_empty(loader.dataset, settings)
         seed_batches(loader)
-        if isinstance(dataloader, dict):
-            name = f'data set {_settings_of(dataloader["dataset"])}'
-            check_annotations(loader.dataset, name)
-            check_samples(loader.dataset)
+        name = f'data set {describe_dataset(settings)}'
+        check_annotations(loader.dataset, name)
+        check_samples(loader.dataset)
         return loader
 
     def build_optim_wrapper(
@@ -254,15 +261,18 @@ class CheckedRunner(Runner):
         """Build the optimizer; arguments are those of mmengine's Runner.
 
         Raises:
-            ValueError: If there is no such optimizer; mmengine would fail on
+            ConfigError: If there is no such optimizer; mmengine would fail on
                 None.
         """
         if isinstance(optim_wrapper, dict):
             kind = (optim_wrapper.get('optimizer') or {}).get('type')
-            if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
-                raise ValueError(
-                    f'optim_wrapper.optimizer.type={kind!r} is no optimizer '
-                    'of torch, or of a package that the config imports'
+            with OPTIMIZERS.switch_scope_and_registry(None) as registry:
+                known = not isinstance(kind, str) or registry.get(kind)
+            if not known:
+                raise ConfigError(
+                    describe_unregistered(
+                        kind, registry, 'optim_wrapper.optimizer.type'
+                    )
                 )
         return super().build_optim_wrapper(optim_wrapper)
 
@@ -290,11 +300,11 @@ class CheckedRunner(Runner):
     def test(self) -> dict:
         """Test; the checkpoint must hold every weight of the model."""
         self._testing = True
-        with self._discarded_on_error():
+        with strict_loading(), self._refusing(self.cfg):
             return super().test()
 
     def resume(self, filename: str, *args, **kwargs) -> None:
-        """Go on from a checkpoint, with the arguments of mmengine's Runner."""
+        """Resume from a checkpoint; arguments are those of the Runner."""
         super().resume(filename, *args, **kwargs)
         self.last_checkpoint = filename
         self.saved_position = (self.epoch, self.iter)
@@ -308,7 +318,7 @@ class CheckedRunner(Runner):
         meta: Optional[dict] = None,
         **kwargs,
     ) -> None:
-        """Save a checkpoint, visible under its name only when it is whole.
+        """Save a checkpoint, visible under its name only when it is complete.
 
         Arguments are those of mmengine's Runner.
 
@@ -317,27 +327,24 @@ class CheckedRunner(Runner):
         """
         check_finite(self.model)
         path = osp.join(out_dir, filename)
-        # Other places than folders, such as buckets, show whole files only.
-        local = '://' not in out_dir
-        # A run that was killed while it wrote leaves this file, and writes
-        # over it when it comes here again.
-        scratch = osp.join(out_dir, f'.{filename}.part')
-        try:
-            super().save_checkpoint(
+
+        def save(name: str) -> None:
+            super(CheckedRunner, self).save_checkpoint(
                 out_dir,
-                osp.basename(scratch) if local else filename,
+                name,
                 *args,
                 save_optimizer=save_optimizer,
                 meta=meta,
                 **kwargs,
             )
-            if local and is_main_process():
-                with open(scratch, 'rb') as file:
-                    os.fsync(file.fileno())
-                os.replace(scratch, path)
-        finally:
-            if is_main_process() and osp.isfile(scratch):
-                os.remove(scratch)
+
+        # Other places than folders, such as buckets, show complete files only.
+        if '://' not in out_dir and is_main_process():
+            remove_leftovers(out_dir, '.pth')
+            with atomic_write(path) as scratch:
+                save(scratch.name)
+        else:
+            save(filename)
         if save_optimizer:
             self.last_checkpoint = path
             if meta:
@@ -353,16 +360,18 @@ class CheckedRunner(Runner):
         """Load a checkpoint; arguments are those of mmengine's Runner.
 
         Raises:
-            ValueError: If the runner tests or resumes, and weights are
-                missing or of another shape: mmengine would go on with random
-                ones. Or if it resumes, and the optimizer's state is missing.
+            CheckpointError: If the file cannot be read or could run code; if
+                the runner tests or resumes, and weights are missing or of
+                another shape, for which mmengine would use random ones; or if
+                it resumes, and the optimizer's state is missing.
         """
         try:
-            checkpoint = super().load_checkpoint(
-                filename, map_location, *args, **kwargs
-            )
+            with strict_loading():
+                checkpoint = super().load_checkpoint(
+                    filename, map_location, *args, **kwargs
+                )
         except (AttributeError, TypeError) as error:
-            raise ValueError(
+            raise CheckpointError(
                 f'checkpoint={filename!r} holds no weights'
             ) from error
         if self._testing or self._resume:
@@ -371,9 +380,9 @@ class CheckedRunner(Runner):
                 model = model.module
             if isinstance(model, BaseTTAModel):
                 model = model.module
-            check_weights(model, checkpoint, filename)
+            load_all_weights(model, checkpoint, filename)
         if self._resume and 'optimizer' not in checkpoint:
-            raise ValueError(
+            raise CheckpointError(
                 f'checkpoint={filename!r} holds no state of the optimizer, '
                 'and cannot be resumed; to start from its weights: '
                 f'--cfg-options load_from={filename}'
@@ -393,70 +402,3 @@ def build_runner(cfg: Config) -> Runner:
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return CheckedRunner.from_cfg(cfg)
-
-
-def _settings_of(dataset: dict) -> dict:
-    """Return the settings that say where a data set lies and what is in it."""
-    keys = ('data_root', 'ann_file', 'data_prefix', 'metainfo', 'filter_cfg')
-    return {key: dataset[key] for key in keys if dataset.get(key)}
-
-
-def _is_empty(dataset: dict) -> bool:
-    """Tell whether a data set could be read, and has no image.
-
-    mmengine's data sets cannot serialize an empty list, and say only that
-    nothing can be concatenated.
-    """
-    try:
-        return not len(DATASETS.build(dict(dataset, serialize_data=False)))
-    except Exception:
-        return False
-
-
-def _refuse_empty(dataset: dict) -> None:
-    """Say which data set is empty, and what may have emptied it."""
-    root = osp.abspath(dataset.get('data_root') or '.')
-    raise ValueError(
-        f'the data set in data_root={root!r} is empty: no image is left. '
-        'Check that the annotations are not empty, and that their category '
-        'names are those of metainfo.classes. Its settings: '
-        f'{_settings_of(dataset)}'
-    )
-
-
-def check_weights(model: nn.Module, checkpoint: dict, filename: str) -> None:
-    """Load weights; refuse those that leave weights of a model as they were.
-
-    Args:
-        model (nn.Module): The model; changed in place.
-        checkpoint (dict): What the file holds.
-        filename (str): The file, for the message.
-
-    Raises:
-        ValueError: If weights are missing or of another shape, or the
-            backbone has none of the names of some.
-    """
-    weights = checkpoint.get('state_dict', checkpoint)
-    weights = {
-        name[len('module.') :] if name.startswith('module.') else name: value
-        for name, value in weights.items()
-    }
-    try:
-        missing, surplus = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        lines = str(error).splitlines()
-        more = f'\n\t… ({len(lines) - 1} in all)' if len(lines) > 6 else ''
-        raise ValueError(
-            f'checkpoint={filename!r} is not for the model of this config: '
-            + '\n'.join(lines[:6])
-            + more
-        ) from None
-    # Heads may be left out on purpose, such as an auxiliary one.
-    surplus = [name for name in surplus if name.startswith('backbone.')]
-    for problem, names in (('lacks', missing), ('has besides', surplus)):
-        if names:
-            raise ValueError(
-                f'checkpoint={filename!r} is not for the model of this '
-                f'config: it {problem} {len(names)} weights, such as '
-                f'{names[:5]}'
-            )

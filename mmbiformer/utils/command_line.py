@@ -1,108 +1,150 @@
-"""How the tools end where something is wrong."""
+"""How a tool ends: with a line for what the user can mend, or a traceback."""
 
 import logging
-import re
+import os
+import signal
+import site
 import sys
+import threading
 import traceback
-from contextlib import contextmanager
-from types import SimpleNamespace
-from typing import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Iterator, Union
 
 from mmengine.logging import MMLogger
 
-from mmbiformer.reliable.hooks import TrainingInterrupted
-
-RUN_ERRORS = (FloatingPointError, OSError, ValueError)
-"""tuple: What says, while a run goes on, that data or numbers are wrong."""
-
-SETUP_ERRORS = (*RUN_ERRORS, ImportError, RuntimeError)
-"""tuple: What says so before a run has started."""
+from .errors import UserError
 
 
-def is_of_user(error: Exception, started: bool) -> bool:
-    """Tell whether an error is of a setting, the data or the numbers.
+@contextmanager
+def command_line(tool: str) -> Iterator[None]:
+    """Run a tool, and end it in a way that fits its error.
+
+    - A :class:`UserError` is shown as the line ``tool: error: message``. Exit
+      status 1.
+    - Ctrl-C and signals that end training are shown as one line. Exit status
+      128 + the number of the signal.
+    - Any other exception is shown with its traceback, as by Python, and a
+      line that names it. Exit status 1.
+
+    Tracebacks are also written to the log file of the run, where it has one.
 
     Args:
-        error (Exception): The error.
-        started (bool): Whether the run had started.
+        tool (str): Name of the tool, such as ``'train.py'``.
 
-    Returns:
-        bool: Whether it is; others are of the code, and need a traceback.
+    Yields:
+        None: The block is the tool.
+
+    Example:
+        >>> with command_line('train.py'):
+        ...     train(args)
     """
-    if started:
-        return isinstance(error, RUN_ERRORS)
-    # What OpenMMLab's registries and the classes that they build say of a
-    # config: by assertions, too.
-    wording = re.search(
-        r'is not in the .* registry|unexpected keyword argument|'
-        r'required positional argument',
-        str(error),
-    )
-    return isinstance(error, (AssertionError, *SETUP_ERRORS)) or (
-        isinstance(error, (KeyError, TypeError)) and wording is not None
-    )
+    _enable_interrupts()
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        print(f'{tool}: interrupted {error}'.rstrip(), file=sys.stderr)
+        status = 128 + getattr(error, 'signum', signal.SIGINT)
+        _release(error)
+    except Exception as error:
+        status = _report(tool, error)
+        _release(error)
+    else:
+        return
+    sys.exit(status)
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the message of an error, without the traceback of a worker.
+    """Describe an error in the line that ends a tool.
 
     Args:
         error (BaseException): The error.
 
     Returns:
-        str: Its message, or its type if it has none.
+        str: The message of a :class:`UserError`; of others the type and the
+        first line of the message or, without a message, the line of code that
+        raised it.
     """
-    # A KeyError shows its message in quotes.
-    message = str(error.args[0] if isinstance(error, KeyError) else error)
-    if 'Original Traceback (most recent call last)' in message:
-        # Torch's dataloaders pass an error of a worker on as text.
-        message = re.split(r'^[\w.]+: ', message, flags=re.MULTILINE)[-1]
-    return message.strip() or type(error).__name__
+    message = _own_message(error)
+    if isinstance(error, UserError):
+        return message
+    name = type(error).__name__
+    if message:
+        return f'{name}: {message.splitlines()[0]}'
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return name
+    file, line = _shorten(frames[-1].filename), frames[-1].lineno
+    return f'{name} at {file}:{line}: {frames[-1].line}'
 
 
-@contextmanager
-def one_line_errors(tool: str) -> Iterator[SimpleNamespace]:
-    """End a tool with a line, where the one who called it can help.
+def _own_message(error: BaseException) -> str:
+    """Return the message of an error, without the traceback of a worker.
 
-    The traceback of what ends a run that had started goes to its log. Other
-    errors are of the project, and keep theirs.
+    Torch's dataloaders pass the error of a worker on as text: they raise its
+    type again, with its whole traceback as message. For the types of this
+    package, which are named in full there, the message proper is what follows
+    the name.
+    """
+    kind = type(error)
+    name = f'{kind.__module__}.{kind.__qualname__}: '
+    return str(error).rpartition(name)[2].strip()
+
+
+def _shorten(path: str) -> str:
+    """Return the path of a module from where Python finds its package."""
+    for folder in (os.getcwd(), *site.getsitepackages(), *sys.path):
+        if folder and Path(path).is_relative_to(folder):
+            return str(Path(path).relative_to(folder))
+    return path
+
+
+def _report(tool: str, error: Exception) -> Union[int, str]:
+    """Show an error, and write its traceback to the log file.
 
     Args:
         tool (str): Name of the tool.
+        error (Exception): The error.
 
-    Yields:
-        SimpleNamespace: Its ``runner``, None at first, is to be set once
-        there is one.
+    Returns:
+        int | str: What to exit with: a line to show, or the status.
     """
-    context = SimpleNamespace(runner=None)
-    end = None
-    try:
-        yield context
-    except KeyboardInterrupt as error:
-        signum = getattr(error, 'signum', 2)
-        message = f' {error}' if isinstance(error, TrainingInterrupted) else ''
-        print(f'{tool}: interrupted{message}', file=sys.stderr)
-        end = 128 + signum
-    except Exception as error:
-        # Another runner that a config names does not tell.
-        started = getattr(
-            context.runner, 'started', context.runner is not None
-        )
-        if not is_of_user(error, started) or not str(error):
-            raise
-        if started:
-            _log_traceback()
-        end = f'{tool}: error: {describe_error(error)}'
-    # Beyond the handler, where nothing holds on to the frames of the run, and
-    # the workers of its dataloaders are told to end.
-    context.runner = None
-    if end is not None:
-        sys.exit(end)
+    line = f'{tool}: error: {describe_error(error)}'
+    _write_log(''.join(traceback.format_exception(error)) + line)
+    if not isinstance(error, UserError):
+        # torch puts the rank before each line.
+        sys.excepthook(type(error), error, error.__traceback__)
+        return line
+    # torchrun shows the error of the first process that failed.
+    recorded = os.path.exists(os.environ.get('TORCHELASTIC_ERROR_FILE', ''))
+    return 1 if recorded else line
 
 
-def _log_traceback() -> None:
-    """Write the traceback to the log file of the run, where it has one."""
+def _write_log(text: str) -> None:
+    """Append a text to the log file of the run, where it has one."""
     for handler in MMLogger.get_current_instance().handlers:
         if isinstance(handler, logging.FileHandler):
-            handler.stream.write(traceback.format_exc())
-            handler.flush()
+            # The disk may be full, which may be the error itself.
+            with suppress(OSError):
+                handler.stream.write(f'{text}\n')
+                handler.flush()
+
+
+def _enable_interrupts() -> None:
+    """Let Ctrl-C raise a KeyboardInterrupt.
+
+    The tools let it end the process while they import their libraries.
+    """
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    ):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _release(error: BaseException) -> None:
+    """Let go of what the frames of an error refer to.
+
+    The workers of dataloaders end when nothing refers to them any more.
+    """
+    traceback.clear_frames(error.__traceback__)

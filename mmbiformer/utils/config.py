@@ -1,42 +1,48 @@
 """From a command line to the config of a run."""
 
-import argparse
 import logging
 import os
 import os.path as osp
+from contextlib import contextmanager
 from copy import deepcopy
-from typing import Optional
+from importlib.metadata import PackageNotFoundError, distribution
+from typing import Iterator, Optional
 
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
 from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.utils import import_modules_from_strings
 from torch import nn
 
+from .building import config_errors
 from .datasets import leaf_settings
+from .errors import ConfigError, MissingFileError
 from .files import check_checkpoint, is_local
 
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation'}
 """dict[str, str]: The task behind each ``default_scope`` that is allowed."""
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the config and what overrides it.
+@contextmanager
+def installed_mmseg() -> Iterator[None]:
+    """Let mmengine find mmseg by ``'mmseg::…'`` in both families.
 
-    Args:
-        parser (argparse.ArgumentParser): The tool's parser.
+    The table of mmengine's fork names a distribution that is not that of the
+    fork of mmsegmentation. The table is restored at the end of the block.
     """
-    parser.add_argument('config', help='config file path')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config; lists as key="[a,b]" or '
-        'key=a,b, nested ones as key="[(a,b),(c,d)]", without white space',
-    )
+    name = MODULE2PACKAGE['mmseg']
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        MODULE2PACKAGE['mmseg'] = 'mmseg'
+    try:
+        yield
+    finally:
+        MODULE2PACKAGE['mmseg'] = name
 
 
 def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
@@ -52,30 +58,53 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
         Config: The merged config.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read, the overrides do not fit it, or it
+        MissingFileError: If there is no such file.
+        ConfigError: If it cannot be read, the overrides do not fit it, or it
             is neither for detection nor for segmentation.
     """
     named = '::' in path
     if not named and not osp.isfile(path):
-        raise FileNotFoundError(
+        raise MissingFileError(
             f'config={path!r} is not a file (looked for {osp.abspath(path)})'
         )
-    # A config is code, and may raise anything.
     try:
-        cfg = get_config(path) if named else Config.fromfile(path)
+        with installed_mmseg():
+            cfg = (
+                get_config(path)
+                if named
+                else Config.fromfile(path, import_custom_modules=False)
+            )
     except Exception as error:
-        raise ValueError(
+        # A config is code, and may raise anything.
+        raise ConfigError(
             f'config={path!r} cannot be read ({type(error).__name__}: {error})'
         ) from error
+    _import_custom_modules(cfg)
     try:
         cfg.merge_from_dict(cfg_options or {})
     except (KeyError, TypeError) as error:
-        raise ValueError(
+        raise ConfigError(
             f'--cfg-options do not fit config={path!r}: {error}'
         ) from error
     task_of(cfg)
     return cfg
+
+
+def _import_custom_modules(cfg: Config) -> None:
+    """Import what ``custom_imports`` names; their errors are not changed."""
+    if not cfg.get('custom_imports'):
+        return
+    try:
+        import_modules_from_strings(**cfg.custom_imports)
+    except ImportError as error:
+        missing = error.__cause__ or error.__context__ or error
+        if not isinstance(missing, ModuleNotFoundError):
+            raise
+        raise ConfigError(
+            f'{cfg.filename} has custom_imports={cfg.custom_imports}, and '
+            f'there is no module {missing.name!r}: is its folder in '
+            'PYTHONPATH?'
+        ) from error
 
 
 def load_config(
@@ -103,8 +132,8 @@ def load_config(
         Config: The merged config.
 
     Raises:
-        FileNotFoundError: As :func:`read_config`.
-        ValueError: As :func:`read_config`.
+        MissingFileError: As :func:`read_config`.
+        ConfigError: As :func:`read_config`.
     """
     cfg = read_config(path, cfg_options)
     cfg.launcher = launcher
@@ -127,12 +156,12 @@ def task_of(cfg: Config) -> str:
         str: The task.
 
     Raises:
-        ValueError: If the config is for neither, or has no model.
+        ConfigError: If the config is for neither, or has no model.
     """
     scope = cfg.get('default_scope')
     if scope not in TASKS or 'model' not in cfg:
         lacks = '' if 'model' in cfg else " and has no 'model'"
-        raise ValueError(
+        raise ConfigError(
             f'{cfg.filename} is not a config for detection or segmentation: '
             f'default_scope must be one of {tuple(TASKS)}, got '
             f'default_scope={scope!r}{lacks}'
@@ -149,9 +178,14 @@ def build_model(cfg: Config) -> nn.Module:
     Returns:
         nn.Module: The detector or segmentor in evaluation mode. Its synced
         batch norms, which need several GPUs, are plain ones.
+
+    Raises:
+        ConfigError: If a ``type`` or a setting of it does not exist.
     """
     init_default_scope(cfg.default_scope)
-    return revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+    with config_errors(cfg):
+        model = MODELS.build(cfg.model)
+    return revert_sync_batchnorm(model).eval()
 
 
 def check_pretrained(cfg: Config) -> None:
@@ -161,7 +195,7 @@ def check_pretrained(cfg: Config) -> None:
         cfg (Config): Config of a run.
 
     Raises:
-        FileNotFoundError: If one is missing; the message names the setting.
+        MissingFileError: If one is missing; the message names the setting.
     """
 
     def check(node: object, where: str) -> None:
@@ -169,7 +203,7 @@ def check_pretrained(cfg: Config) -> None:
             if node.get('type') == 'Pretrained':
                 path = node.get('checkpoint')
                 if is_local(path) and not osp.isfile(osp.expanduser(path)):
-                    raise FileNotFoundError(
+                    raise MissingFileError(
                         f'{where}.checkpoint={path!r} is not a file (looked '
                         f'for {osp.abspath(osp.expanduser(path))}). Put the '
                         'weights there, name others by --cfg-options '
@@ -192,10 +226,10 @@ def enable_amp(cfg: Config) -> None:
         cfg (Config): Config of a run; changed in place.
 
     Raises:
-        RuntimeError: If there is no accelerator.
+        ConfigError: If there is no accelerator.
     """
     if get_device() == 'cpu':
-        raise RuntimeError(
+        raise ConfigError(
             '--amp needs a GPU, and none is there: leave it '
             'out, and training runs in float32'
         )
@@ -210,11 +244,11 @@ def enable_auto_scale_lr(cfg: Config) -> None:
         cfg (Config): Config of a run; changed in place.
 
     Raises:
-        ValueError: If the config does not say for which batch its learning
+        ConfigError: If the config does not say for which batch its learning
             rate is meant.
     """
     if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-        raise ValueError(
+        raise ConfigError(
             '--auto-scale-lr needs auto_scale_lr.base_batch_size in the '
             'config, e.g. auto_scale_lr = dict(base_batch_size=16)'
         )
@@ -230,7 +264,7 @@ def set_resume(cfg: Config, resume: str) -> None:
             the work directory.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        MissingFileError: If there is no such file.
     """
     if resume != 'auto':
         check_checkpoint(resume, '--resume')
@@ -252,11 +286,11 @@ def enable_drawing(
         wait_time (float): Seconds that each window stays.
 
     Raises:
-        ValueError: If the config has no visualization hook.
+        ConfigError: If the config has no visualization hook.
     """
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
-        raise ValueError(
+        raise ConfigError(
             '--show and --show-dir need a visualization hook in '
             'the config, e.g. default_hooks = '
             "dict(visualization=dict(type='DetVisualizationHook'"
@@ -282,14 +316,14 @@ def keep_predictions(cfg: Config, out: str) -> None:
             the folder for label maps.
 
     Raises:
-        ValueError: If the name does not fit the task.
+        ConfigError: If the name does not fit the task.
     """
     if task_of(cfg) == 'segmentation':
         cfg.test_evaluator.output_dir = out
         cfg.test_evaluator.keep_results = True
         return
     if not out.endswith(('.pkl', '.pickle')):
-        raise ValueError(
+        raise ConfigError(
             '--out must end in .pkl or .pickle for detection, '
             f'got --out={out!r}'
         )
@@ -313,7 +347,7 @@ def enable_tta(cfg: Config) -> None:
         cfg (Config): Config of a run; changed in place.
 
     Raises:
-        ValueError: If a segmentation config has no ``tta_model`` or
+        ConfigError: If a segmentation config has no ``tta_model`` or
             ``tta_pipeline``.
     """
     dataset = next(leaf_settings(cfg.test_dataloader.dataset))
@@ -321,7 +355,7 @@ def enable_tta(cfg: Config) -> None:
         _add_detection_tta(cfg, dataset)
     for key in ('tta_model', 'tta_pipeline'):
         if key not in cfg:
-            raise ValueError(f'--tta needs {key} in the config')
+            raise ConfigError(f'--tta needs {key} in the config')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
 

@@ -1,7 +1,8 @@
-"""Errors that a user can mend; the tools show their message alone.
+"""Errors that a user can mend, and the end of a run by a signal.
 
-Each is raised where the cause is known, and also is of the built-in type that
-callers of the package expect. All other errors keep their traceback.
+A :class:`UserError` is raised where the cause is known, and also is of the
+built-in type that callers of the package expect. The tools show its message
+alone; all other errors keep their traceback.
 """
 
 
@@ -31,3 +32,24 @@ class OutputError(UserError, OSError):
 
 class NonFiniteError(UserError, FloatingPointError):
     """The loss, its gradients or the weights are not finite."""
+
+
+class PipelineError(RuntimeError):
+    """A step of a data pipeline failed on an image, which the message names.
+
+    The cause is not known: it may be the code of the step.
+    """
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """A signal ended a run in order.
+
+    Args:
+        signum (int): The signal.
+        message (str): Where the run was, and how to resume it. Default:
+            ``''``.
+    """
+
+    def __init__(self, signum: int, message: str = '') -> None:
+        super().__init__(message)
+        self.signum = signum

@@ -52,6 +52,20 @@ def atomic_write(path: Union[str, Path]) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Union[str, Path], suffix: str) -> None:
+    """Delete the hidden files that killed processes left in a folder.
+
+    Args:
+        folder (str | Path): Where :func:`atomic_write` writes to; no other
+            process may be writing there.
+        suffix (str): Suffix of the files, such as ``'.pth'``.
+    """
+    for path in Path(folder).glob(f'.[0-9]*.*{suffix}'):
+        pid = path.name.split('.')[1]
+        if pid.isdigit() and pid != str(os.getpid()):
+            path.unlink(missing_ok=True)
+
+
 def check_output(
     path: Path,
     argument: str,
@@ -83,9 +97,7 @@ def check_output(
         raise OutputError(f'{value} is a folder; name a file')
     if path.exists() and not force:
         hint = '' if force is None else ', or overwrite it by --force'
-        raise OutputError(
-            f'{value} exists already; name another file{hint}'
-        )
+        raise OutputError(f'{value} exists already; name another file{hint}')
     if not path.parent.is_dir():
         raise OutputError(
             f'{value}: {str(path.parent.resolve())!r} is not a folder'

@@ -1,4 +1,4 @@
-"""Random batches, to measure time, memory and FLOPs without a data set."""
+"""Create random batches, to measure models without a data set."""
 
 from typing import List, Tuple
 
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from .config import TASKS
 
-OBJECTS = 10
-"""int: Boxes with masks in each image of a batch for detection."""
+NUM_OBJECTS = 10
+"""int: Number of boxes with masks in each image of a detection batch."""
 
 
 def random_batch(
@@ -19,27 +19,27 @@ def random_batch(
     batch_size: int = 1,
     training: bool = False,
 ) -> Tuple[Tensor, list]:
-    """Make a batch of noise, prepared as the model wants it.
+    """Create a batch of noise, preprocessed for a model.
 
     Args:
         model (nn.Module): A detector or segmentor.
-        scope (str): Whose model it is: ``'mmdet'`` or ``'mmseg'``.
+        scope (str): The model's framework, ``'mmdet'`` or ``'mmseg'``.
         shape (tuple[int, int]): Height and width of the images, in pixels.
-        batch_size (int): Images. Default: 1.
-        training (bool): Whether to prepare it for training. Default: False.
+        batch_size (int): Number of images. Default: 1.
+        training (bool): Whether to preprocess for training. Default: False.
 
     Returns:
-        tuple[Tensor, list]: Images of shape (N, 3, H', W'), where the model
-        may have padded H and W, and N data samples with annotations.
+        tuple[Tensor, list]: Images of shape (N, 3, H', W'), which the
+        preprocessor may have padded, and N data samples with annotations.
     """
-    make = {
+    make_samples = {
         'detection': _detection_samples,
         'segmentation': _segmentation_samples,
     }[TASKS[scope]]
     images = torch.randint(256, (batch_size, 3, *shape), dtype=torch.uint8)
     data = dict(inputs=list(images))
-    data['data_samples'] = make(model, shape, batch_size)
-    # Neither the crop of a training recipe nor images resized at random.
+    data['data_samples'] = make_samples(model, shape, batch_size)
+    # Keep the given shape: no crops, no random resizing.
     preprocessor = model.data_preprocessor
     if getattr(preprocessor, 'size', None) is not None:
         preprocessor.size = shape
@@ -51,13 +51,13 @@ def random_batch(
 def _detection_samples(
     model: nn.Module, shape: Tuple[int, int], batch_size: int
 ) -> List:
-    """Return mmdet's own demo annotations: boxes, masks, semantic maps."""
+    """Create demo annotations of mmdet: boxes, masks, semantic maps."""
     from mmdet.testing import demo_mm_inputs
 
     return demo_mm_inputs(
         batch_size,
         (3, *shape),
-        num_items=[OBJECTS] * batch_size,
+        num_items=[NUM_OBJECTS] * batch_size,
         num_classes=2,
         with_mask=True,
         with_semantic=True,
@@ -67,7 +67,7 @@ def _detection_samples(
 def _segmentation_samples(
     model: nn.Module, shape: Tuple[int, int], batch_size: int
 ) -> List:
-    """Return random label maps."""
+    """Create random label maps."""
     from mmseg.structures import SegDataSample
 
     meta = dict(ori_shape=shape, img_shape=shape, pad_shape=shape, flip=False)

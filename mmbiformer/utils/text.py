@@ -1,6 +1,7 @@
 """Parts of messages."""
 
-from typing import Sequence
+from difflib import get_close_matches
+from typing import Iterable, Sequence
 
 
 def list_some(names: Sequence[str], limit: int = 8) -> str:
@@ -29,3 +30,20 @@ def one_line(error: BaseException) -> str:
     # str() of a KeyError shows its message in quotes.
     message = error.args[0] if isinstance(error, KeyError) else error
     return ' '.join(str(message).split()) or type(error).__name__
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Suggest names that are similar to one that is not known.
+
+    Args:
+        name (str): The name.
+        known (Iterable[str]): The names that are known.
+
+    Returns:
+        str: Such as ``" (did you mean 'topks'?)"``, or nothing if no name is
+        similar.
+    """
+    similar = get_close_matches(name, sorted(known))
+    if not similar:
+        return ''
+    return f' (did you mean {" or ".join(map(repr, similar))}?)'

@@ -1,4 +1,4 @@
-"""Pictures of what the model looks at: routed regions and attention."""
+"""Visualize routed regions and attention, and plot training curves."""
 
 from importlib import import_module
 from typing import Any
@@ -15,9 +15,9 @@ from .recording import (
 from .statistics import region_usage, routing_statistics
 
 PICTURE_SUFFIXES = ('.png', '.pdf', '.svg')
-"""tuple[str]: Kinds of files that pictures can be written to."""
+"""tuple[str]: File formats that figures can be written to."""
 
-# Their modules need matplotlib, which takes seconds to import.
+# These modules need matplotlib, which takes seconds to import.
 _DRAWING = {
     'draw_routing': 'drawing',
     'draw_stages': 'drawing',
@@ -48,7 +48,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what draws when it is first asked for (PEP 562)."""
+    """Import the drawing functions when first accessed (PEP 562)."""
     if name not in _DRAWING:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     return getattr(import_module(f'.{_DRAWING[name]}', __name__), name)

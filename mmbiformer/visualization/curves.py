@@ -1,4 +1,4 @@
-"""Curves of one or several training runs, from mmengine's JSON logs."""
+"""Plot the curves of training runs, from mmengine's JSON logs."""
 
 import json
 from collections import defaultdict
@@ -11,27 +11,40 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Okabe and Ito's colours, told apart by colour-blind readers.
+from mmbiformer.utils.errors import ConfigError, MissingFileError
+
+# Okabe and Ito's palette, readable with color vision deficiency.
 _COLORS = (
     '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9',
     '#000000', '#F0E442',
 )  # fmt: skip
 _STYLES = ('-', '--', ':', '-.')
-_PANEL = (4.6, 2.9)
+_PANEL_SIZE = (4.6, 2.9)
+# Title of each panel, and the last part of the keys that it shows.
+_PANELS = {
+    'Loss': {'loss'},
+    'Learning rate': {'lr'},
+    'AP': {'bbox_mAP', 'segm_mAP'},
+    'mIoU': {'mIoU'},
+    'Seconds per iteration': {'time', 'data_time'},
+    'Memory (MB)': {'memory'},
+    'Routing: entropy of the selection': {'entropy'},
+    'Routing: share outside the neighborhood': {'far'},
+}
 
 Curve = Dict[float, float]
 
 
 @dataclass
 class RunLog:
-    """What one run logged.
+    """The log of one run.
 
     Attributes:
-        name (str): What to call it.
+        name (str): Name of the run, for the legend.
         train (dict[str, dict[float, float]]): For each key of the training
-            log its values by iteration, such as ``loss`` or ``lr``.
+            log, such as ``loss`` or ``lr``, its values by iteration.
         metrics (dict[str, dict[float, float]]): For each key of the
-            validation log its values by epoch or iteration.
+            validation log, its values by epoch or iteration.
         by_epoch (bool): Whether ``metrics`` counts epochs. Default: False.
     """
 
@@ -52,17 +65,17 @@ def _find_files(path: Path) -> List[Path]:
         'vis_data/scalars.json',
         '*/vis_data/scalars.json',
     ):
-        # mmengine names the folder of a run by its time.
+        # mmengine names the folder of a run by its start time.
         files = sorted(path.glob(pattern))
         if files:
             return files
-    raise FileNotFoundError(
-        f'log={str(path)!r} is neither a JSON log of mmengine nor the folder '
+    raise MissingFileError(
+        f'log={str(path)!r} is neither a JSON log of mmengine nor a folder '
         'of a run with vis_data/scalars.json'
     )
 
 
-def _read_lines(path: Path) -> Iterator[dict]:
+def _read_entries(path: Path) -> Iterator[dict]:
     """Yield the entries of a log."""
     lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
     for number, line in enumerate(lines, 1):
@@ -71,12 +84,12 @@ def _read_lines(path: Path) -> Iterator[dict]:
             if not isinstance(entry, dict):
                 raise ValueError('not an object')
         except ValueError as error:
-            # A run that goes on, or was killed, may leave half a line.
+            # A running or killed training may leave an incomplete last line.
             if number == len(lines) > 1:
                 return
-            raise ValueError(
-                f'log={str(path)!r}, line {number}, is not of a JSON log of '
-                f'mmengine: {error}'
+            raise ConfigError(
+                f'log={str(path)!r}, line {number}, is not an entry of a JSON '
+                f'log of mmengine: {error}'
             ) from None
         yield entry
 
@@ -86,39 +99,40 @@ def read_log(path: Union[str, Path], name: Optional[str] = None) -> RunLog:
 
     Args:
         path (str | Path): A ``scalars.json`` of mmengine, the folder of a run
-            that has one in ``vis_data``, or a work directory: its runs are
-            joined, as those of a training that was resumed.
-        name (str, optional): What to call the run. Default: None, which means
-            the name of the folder.
+            that has one in ``vis_data``, or a work directory. The runs in a
+            work directory are merged, as parts of a resumed training.
+        name (str, optional): Name of the run. Default: None, which means the
+            name of the folder.
 
     Returns:
-        RunLog: What it logged.
+        RunLog: The log.
 
     Raises:
-        FileNotFoundError: If there is no log.
-        ValueError: If the file is no log, or has no entry of training.
+        MissingFileError: If there is no log.
+        ConfigError: If the file is not a log, or has no training entry.
     """
     path = Path(path)
     log = RunLog(name or (path.parent if path.is_file() else path).name)
     for file in _find_files(path):
         newer = RunLog('')
-        for entry in _read_lines(file):
+        for entry in _read_entries(file):
             step = entry.get('step')
             is_training = 'loss' in entry or 'lr' in entry
             newer.by_epoch |= is_training and 'epoch' in entry
-            routing = any(key.startswith('routing/') for key in entry)
-            target = newer.train if is_training or routing else newer.metrics
+            is_routing = any(key.startswith('routing/') for key in entry)
+            by_iteration = is_training or is_routing
+            target = newer.train if by_iteration else newer.metrics
             for key, value in entry.items():
                 if isinstance(value, (int, float)) and step is not None:
                     target[key][step] = value
         _append(log, newer)
     if not log.train:
-        raise ValueError(f'log={str(path)!r} has no entry of a training')
+        raise ConfigError(f'log={str(path)!r} has no training entry')
     return log
 
 
 def _append(log: RunLog, newer: RunLog) -> None:
-    """Let a run go on as a newer one that was resumed from it."""
+    """Continue a run with the log of the run that resumed it."""
     log.by_epoch |= newer.by_epoch
     for target, source in (
         (log.train, newer.train),
@@ -132,84 +146,54 @@ def _append(log: RunLog, newer: RunLog) -> None:
             target[key].update(curve)
 
 
-def _panels(runs: Sequence[RunLog]) -> List[Tuple[str, List[str]]]:
-    """Choose titles of panels and their keys, by what the runs logged."""
-    keys = list(dict.fromkeys(key for run in runs for key in run.train))
-    metrics = list(dict.fromkeys(key for run in runs for key in run.metrics))
-    losses = ['loss']
-    if len(runs) == 1:
-        parts = [key.split('.')[-1].startswith('loss') for key in keys]
-        losses += [
-            key for key, is_part in zip(keys, parts, strict=True)
-            if is_part and key != 'loss'
-        ]  # fmt: skip
-    main = [
-        key
-        for key in metrics
-        if key.endswith(('bbox_mAP', 'segm_mAP', 'mIoU'))
-    ]
-    panels = [
-        ('Loss', losses),
-        ('Learning rate', ['lr']),
-        ('AP' if any('mAP' in key for key in main) else 'mIoU', main),
-        ('Seconds per iteration', ['time', 'data_time']),
-        ('Memory (MB)', ['memory']),
-    ]
-    panels += [
-        (f'Routing: {what}', [key for key in keys if key.endswith(f'/{name}')])
-        for name, what in (
-            ('entropy', 'entropy of the choice'),
-            ('far', 'share outside the neighbourhood'),
+def _choose_panels(runs: Sequence[RunLog]) -> List[Tuple[str, List[str]]]:
+    """Return the titles of the panels, and the logged keys in each."""
+    keys = list(
+        dict.fromkeys(
+            key for run in runs for key in (*run.train, *run.metrics)
         )
-    ]
-    present = set(keys) | set(metrics)
-    panels = [
-        (title, [key for key in wanted if key in present])
-        for title, wanted in panels
-    ]
-    return [(title, wanted) for title, wanted in panels if wanted]
+    )
+    panels = []
+    for title, names in _PANELS.items():
+        # A single run also shows the parts of its loss ('decode.loss_ce').
+        prefix = 'loss_' if title == 'Loss' and len(runs) == 1 else None
+        shown = [
+            key
+            for key in keys
+            if key.split('/')[-1] in names
+            or (prefix and key.split('.')[-1].startswith(prefix))
+        ]
+        if shown:
+            panels.append((title, shown))
+    return panels
 
 
-def draw_curves(
-    runs: Sequence[RunLog],
-    keys: Optional[Sequence[str]] = None,
-    title: Optional[str] = None,
-) -> Figure:
-    """Draw the curves of runs, a panel for each kind.
+def draw_curves(runs: Sequence[RunLog]) -> Figure:
+    """Plot the curves of one or several runs on one page.
+
+    Shown are loss, learning rate, AP or mIoU, time, memory and, if they were
+    logged, the statistics of the routing.
 
     Args:
-        runs (Sequence[RunLog]): The runs; each has a colour of its own, or
-            each curve where there is one run.
-        keys (Sequence[str], optional): Keys of the logs, a panel for each.
-            Default: None, which means loss, learning rate, AP or mIoU, time,
-            memory and, where they were logged, statistics of the routing.
-        title (str, optional): Title of the picture. Default: None.
+        runs (Sequence[RunLog]): The runs. Each run has its own color; for a
+            single run, each curve.
 
     Returns:
-        Figure: The picture; ``figure.savefig(path)`` writes it.
-
-    Raises:
-        ValueError: If no run logged one of ``keys``.
+        Figure: The figure; ``figure.savefig(path)`` writes it.
     """
-    known = {key for run in runs for key in (*run.train, *run.metrics)}
-    unknown = [key for key in keys or [] if key not in known]
-    if unknown:
-        raise ValueError(
-            f'keys={unknown} were not logged; logged were {sorted(known)}'
-        )
-    panels = [(key, [key]) for key in keys] if keys else _panels(runs)
+    panels = _choose_panels(runs)
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(
-        figsize=(columns * _PANEL[0], rows * _PANEL[1] + 0.4),
+        figsize=(columns * _PANEL_SIZE[0], rows * _PANEL_SIZE[1] + 0.4),
         dpi=100,
         layout='constrained',
     )
     FigureCanvasAgg(figure)
-    for number, (name, wanted) in enumerate(panels, 1):
+    for number, (title, keys) in enumerate(panels, 1):
         axes = figure.add_subplot(rows, columns, number)
-        axes.set_title(name, fontsize=10)
-        _draw_panel(axes, runs, wanted)
+        axes.set_title(title, fontsize=10)
+        _draw_panel(axes, runs, keys)
     if len(runs) > 1:
         figure.legend(
             handles=[
@@ -219,20 +203,18 @@ def draw_curves(
             loc='outside lower center', ncols=min(4, len(runs)),
             fontsize=9, frameon=False,
         )  # fmt: skip
-    if title:
-        figure.suptitle(title)
     return figure
 
 
-def _color(number: int) -> str:
-    """Return the colour of a curve."""
-    return _COLORS[number % len(_COLORS)]
+def _color(index: int) -> str:
+    """Return the color of a curve."""
+    return _COLORS[index % len(_COLORS)]
 
 
 def _draw_panel(
     axes: Axes, runs: Sequence[RunLog], keys: Sequence[str]
 ) -> None:
-    """Draw curves into one panel."""
+    """Plot the curves of one panel."""
     units = set()
     for i, run in enumerate(runs):
         for j, key in enumerate(keys):

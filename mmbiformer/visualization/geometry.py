@@ -1,7 +1,7 @@
-"""From the pixels of an image to the regions of a layer, and back.
+"""Map pixels of an image to regions of a layer, and back.
 
-Points are (x, y), in pixels from the image's upper left corner: pixel (0, 0)
-covers the square from (0, 0) to (1, 1). Between an image and a layer lie
+Points are (x, y), in pixels from the upper left corner of the image: pixel
+(0, 0) covers the square from (0, 0) to (1, 1). The mapping accounts for
 resizing, flipping, padding of the batch, the stride of the stage, and padding
 to whole regions.
 """
@@ -11,6 +11,8 @@ from typing import Mapping, Optional, Tuple
 
 import numpy as np
 
+from mmbiformer.utils.errors import ConfigError
+
 _FLIPS = (None, 'horizontal', 'vertical', 'diagonal')
 
 
@@ -18,17 +20,17 @@ _FLIPS = (None, 'horizontal', 'vertical', 'diagonal')
 class ImageGeometry:
     """How an image lies in the input of the network.
 
-    Padding is on the right and bottom, so that it moves nothing.
+    Padding is at the right and bottom, so it does not shift coordinates.
 
     Args:
         size (tuple[int, int]): Height and width of the image, in pixels.
-        scale_factor (tuple[float, float]): Factors on width and height, in
-            OpenMMLab's order. Default: (1, 1).
+        scale_factor (tuple[float, float]): Scale factors of width and
+            height, in OpenMMLab's order. Default: (1, 1).
         flip_direction (str, optional): ``'horizontal'``, ``'vertical'`` or
-            ``'diagonal'`` for an image that was flipped. Default: None.
+            ``'diagonal'`` if the image was flipped. Default: None.
 
     Raises:
-        ValueError: If ``flip_direction`` is none of these.
+        ValueError: If ``flip_direction`` is not one of these.
     """
 
     size: Tuple[int, int]
@@ -36,7 +38,7 @@ class ImageGeometry:
     flip_direction: Optional[str] = None
 
     def __post_init__(self) -> None:
-        """Refuse an unknown flip."""
+        """Check the flip direction."""
         if self.flip_direction not in _FLIPS:
             raise ValueError(
                 f'flip_direction must be one of {_FLIPS}, got '
@@ -45,7 +47,7 @@ class ImageGeometry:
 
     @classmethod
     def from_metainfo(cls, metainfo: Mapping) -> 'ImageGeometry':
-        """Read it from what a test pipeline notes in its data samples.
+        """Create the geometry from the meta information of a data sample.
 
         Args:
             metainfo (Mapping): ``data_sample.metainfo`` after the model's
@@ -59,7 +61,7 @@ class ImageGeometry:
         scale_factor = (resized_width / width, resized_height / height)
         # A detection pipeline may pad, and then img_shape includes the
         # padding; a segmentation pipeline may resize to multiples, which
-        # scale_factor does not know. Only mmdet notes batch_input_shape.
+        # scale_factor does not reflect. Only mmdet sets batch_input_shape.
         if 'batch_input_shape' in metainfo and 'scale_factor' in metainfo:
             scale_factor = tuple(map(float, metainfo['scale_factor'][:2]))
         flip_direction = None
@@ -68,7 +70,7 @@ class ImageGeometry:
         return cls((height, width), scale_factor, flip_direction)
 
     def _flip(self, points: np.ndarray) -> np.ndarray:
-        """Mirror points of the image."""
+        """Flip points of the image."""
         height, width = self.size
         x, y = points[..., 0], points[..., 1]
         if self.flip_direction in ('horizontal', 'diagonal'):
@@ -78,7 +80,7 @@ class ImageGeometry:
         return np.stack([x, y], axis=-1)
 
     def to_input(self, points: np.ndarray) -> np.ndarray:
-        """Move points from the image to the network's input.
+        """Map points of the image to the network's input.
 
         Args:
             points (np.ndarray): Points (x, y) of shape (..., 2).
@@ -90,7 +92,7 @@ class ImageGeometry:
         return points * self.scale_factor
 
     def to_image(self, points: np.ndarray) -> np.ndarray:
-        """Move points from the network's input to the image.
+        """Map points of the network's input to the image.
 
         Args:
             points (np.ndarray): Points (x, y) of shape (..., 2).
@@ -103,17 +105,17 @@ class ImageGeometry:
         return self._flip(points)
 
     def check_point(self, point: Tuple[float, float]) -> None:
-        """Refuse a point outside the image.
+        """Check that a point lies inside the image.
 
         Args:
             point (tuple[float, float]): The point (x, y).
 
         Raises:
-            ValueError: If it lies outside.
+            ConfigError: If it lies outside.
         """
         (x, y), (height, width) = point, self.size
         if not (0 <= x < width and 0 <= y < height):
-            raise ValueError(
+            raise ConfigError(
                 f'point={x:g},{y:g} lies outside the image, which is {width} '
                 f'pixels wide and {height} high: x must be at least 0 and '
                 f'below {width}, y at least 0 and below {height}'
@@ -122,15 +124,14 @@ class ImageGeometry:
 
 @dataclass(frozen=True)
 class RegionGrid:
-    """The regions of one layer, S x S, numbered row by row.
+    """The S x S regions of one layer, numbered row by row.
 
-    A token stands for the ``stride`` x ``stride`` pixels of the input that it
-    was made from.
+    A token covers ``stride`` x ``stride`` pixels of the input.
 
     Args:
         n_win (int): Regions per side, S.
-        map_size (tuple[int, int]): Height and width of the map before it is
-            padded, in tokens.
+        map_size (tuple[int, int]): Height and width of the map before
+            padding, in tokens.
         stride (int): Pixels of the input per token.
     """
 
@@ -146,7 +147,7 @@ class RegionGrid:
 
     @property
     def padding(self) -> Tuple[int, int]:
-        """tuple[int, int]: Tokens of padding at the bottom and right."""
+        """tuple[int, int]: Padding at the bottom and right, in tokens."""
         return (-self.map_size[0] % self.n_win, -self.map_size[1] % self.n_win)
 
     @property
@@ -156,13 +157,13 @@ class RegionGrid:
         return (height // self.n_win, width // self.n_win)
 
     def region_of_token(self, token: Tuple[int, int]) -> int:
-        """Return the region that a token lies in.
+        """Return the region that contains a token.
 
         Args:
-            token (tuple[int, int]): Its row and column.
+            token (tuple[int, int]): Row and column of the token.
 
         Returns:
-            int: The region's index.
+            int: Index of the region.
         """
         row, column = np.array(token) // self.region_size
         return int(row * self.n_win + column)
@@ -180,11 +181,11 @@ class RegionGrid:
             tuple[int, int]: Row and column of the token.
 
         Raises:
-            ValueError: If the point lies outside the image.
+            ConfigError: If the point lies outside the image.
         """
         geometry.check_point(point)
         x, y = geometry.to_input(point) / self.stride
-        # A flip moves the first pixel's edge onto the far edge of the map.
+        # A flip maps the edge of the first pixel to the far edge of the map.
         height, width = self.map_size
         return (min(int(y), height - 1), min(int(x), width - 1))
 
@@ -198,10 +199,10 @@ class RegionGrid:
             geometry (ImageGeometry): How the image lies in the input.
 
         Returns:
-            int: The region's index.
+            int: Index of the region.
 
         Raises:
-            ValueError: If the point lies outside the image.
+            ConfigError: If the point lies outside the image.
         """
         return self.region_of_token(self.token_at(point, geometry))
 
@@ -211,13 +212,13 @@ class RegionGrid:
         """Return the part of the image that a region covers.
 
         Args:
-            region (int): The region's index.
+            region (int): Index of the region.
             geometry (ImageGeometry): How the image lies in the input.
 
         Returns:
             tuple[float, float, float, float]: Left, top, right and bottom
-            edge, cut at the image's; a region that holds nothing but padding
-            has no area.
+            edge, clipped to the image; a region that consists of padding has
+            no area.
         """
         row, column = divmod(region, self.n_win)
         height, width = self.region_size
@@ -234,15 +235,15 @@ class RegionGrid:
     def map_extent(
         self, geometry: ImageGeometry
     ) -> Tuple[float, float, float, float]:
-        """Return where the map lies, without the padding to whole regions.
+        """Return the extent of the map, without the padding to whole regions.
 
         Args:
             geometry (ImageGeometry): How the image lies in the input.
 
         Returns:
             tuple[float, float, float, float]: Left, right, bottom and top
-            edge in pixels of the image, as matplotlib's ``extent``; padding
-            of the batch lies outside the image.
+            edge in pixels of the image, as matplotlib's ``extent``; the
+            padding of the batch lies outside the image.
         """
         height, width = self.map_size
         corners = np.array([[0, 0], [width, height]]) * self.stride

@@ -1,4 +1,4 @@
-"""Write a page on which the routing of every region can be explored."""
+"""Write an interactive HTML page that shows the routing of every region."""
 
 import base64
 import html
@@ -16,17 +16,17 @@ from .geometry import ImageGeometry
 from .recording import LayerRecord
 
 MAX_SIDE = 1600
-"""int: Larger images are shrunk to it, to keep the page small."""
+"""int: Longest side of the embedded image; larger images are downscaled."""
 _NUM_COLORS = 33
 
 
 def _encode(values: np.ndarray, dtype: str) -> str:
-    """Pack numbers into text."""
+    """Encode numbers as base64."""
     return base64.b64encode(values.astype(dtype).tobytes()).decode()
 
 
 def _image_uri(image: np.ndarray) -> str:
-    """Pack an RGB image into a data URI."""
+    """Encode an RGB image as a data URI."""
     shrink = min(1, MAX_SIDE / max(image.shape[:2]))
     image = cv2.resize(
         image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA
@@ -49,25 +49,26 @@ def write_page(
     title: str = 'Routing',
     index: int = 0,
 ) -> None:
-    """Write one self-contained HTML file: no server, no network.
+    """Write a self-contained HTML page, which needs no server or network.
 
-    A reader chooses stage and block, and points at a region by mouse, touch
-    or arrow keys; its routed regions are shaded by affinity.
+    On the page, stage and block can be selected. For the region chosen by
+    mouse, touch or arrow keys, its routed regions are shaded by affinity.
 
     Args:
         path (str | Path): File to write.
         image (np.ndarray): RGB image of shape (H, W, 3), uint8, before any
             resizing.
         records (Sequence[LayerRecord]): The layers to show; those without
-            routing are left out.
+            routing are skipped.
         geometry (ImageGeometry, optional): How the image lies in the
-            network's input. Default: None, which means as it is.
+            network's input. Default: None, which means that the image is the
+            input.
         start (tuple[float, float], optional): The point (x, y) whose region
-            is shown at first. Default: None, which means the centre.
-        first (tuple[int, int], optional): Stage and block shown at first.
+            is selected initially. Default: None, which means the center.
+        first (tuple[int, int], optional): Stage and block selected initially.
             Default: None, which means the last of the records.
         title (str): Heading of the page. Default: ``'Routing'``.
-        index (int): Which image of the batch. Default: 0.
+        index (int): Index of the image in the batch. Default: 0.
 
     Raises:
         ValueError: If no record has routing, or ``start`` lies outside the
@@ -75,7 +76,9 @@ def write_page(
     """
     records = [record for record in records if record.routing is not None]
     if not records:
-        raise ValueError('records must have at least one layer with routing')
+        raise ValueError(
+            'records must contain at least one layer with routing'
+        )
     height, width = image.shape[:2]
     geometry = geometry or ImageGeometry((height, width))
     start = (width / 2, height / 2) if start is None else start
@@ -113,7 +116,7 @@ def write_page(
     for key, value in {
         '__TITLE__': html.escape(title),
         '__QUERY_COLOR__': QUERY_COLOR,
-        # No text of a script may close it.
+        # The data must not close the script element.
         '__DATA__': json.dumps(data).replace('<', '\\u003c'),
     }.items():
         page = page.replace(key, value)

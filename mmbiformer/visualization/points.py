@@ -1,4 +1,4 @@
-"""Choose points worth looking at."""
+"""Choose query points of an image."""
 
 from typing import List, Tuple
 
@@ -7,16 +7,16 @@ import numpy as np
 from mmengine.structures import BaseDataElement
 
 MIN_SCORE = 0.3
-"""float: Detections below it are no objects; as when mmdet draws."""
+"""float: Detections with a lower score are ignored, as in mmdet's drawing."""
 
 Point = Tuple[float, float]
 
 
 def default_points(size: Tuple[int, int]) -> List[Point]:
-    """Choose points of an image that nothing is known about.
+    """Choose points of an image without predictions.
 
     Args:
-        size (tuple[int, int]): Its height and width, in pixels.
+        size (tuple[int, int]): Height and width of the image, in pixels.
 
     Returns:
         list[tuple[float, float]]: Three points (x, y) on a diagonal.
@@ -24,23 +24,23 @@ def default_points(size: Tuple[int, int]) -> List[Point]:
     height, width = size
     return [
         (float(width * share // 1), float(height * share // 1))
-        # Off the edges of regions, whichever S.
+        # Not on the border of two regions for any common S.
         for share in (0.23, 0.48, 0.73)
     ]
 
 
 def object_points(prediction: BaseDataElement, limit: int = 3) -> List[Point]:
-    """Choose a point on each of the most certain or largest objects.
+    """Choose a point on each of the highest-scoring or largest objects.
 
     Args:
         prediction (BaseDataElement): Data sample with predictions, in pixels
             of the image before resizing.
-        limit (int): Points at most. Default: 3.
+        limit (int): Maximum number of points. Default: 3.
 
     Returns:
-        list[tuple[float, float]]: Points (x, y): of detections by falling
-        score, each outside the boxes of those before; of segments by falling
-        area. Empty where nothing was found.
+        list[tuple[float, float]]: Points (x, y), of detections by descending
+        score, each outside the boxes of the previous ones, or of segments by
+        descending area. Empty if nothing was predicted.
     """
     if 'pred_instances' in prediction:
         return _instance_points(prediction, limit)
@@ -56,7 +56,7 @@ def object_points(prediction: BaseDataElement, limit: int = 3) -> List[Point]:
 
 
 def _instance_points(prediction: BaseDataElement, limit: int) -> List[Point]:
-    """Choose a point on each of the most certain detections."""
+    """Choose a point on each of the highest-scoring detections."""
     instances = prediction.pred_instances.cpu().numpy()
     height, width = prediction.ori_shape[:2]
     points, boxes = [], []
@@ -69,14 +69,16 @@ def _instance_points(prediction: BaseDataElement, limit: int) -> List[Point]:
         else:
             x = float(np.clip((left + right) // 2, 0, width - 1))
             y = float(np.clip((top + bottom) // 2, 0, height - 1))
-        if not any(a <= x <= c and b <= y <= d for a, b, c, d in boxes):
+        if not any(
+            x1 <= x <= x2 and y1 <= y <= y2 for x1, y1, x2, y2 in boxes
+        ):
             points.append((x, y))
             boxes.append((left, top, right, bottom))
     return points
 
 
 def _innermost(mask: np.ndarray) -> Point:
-    """Return the point of a mask that is furthest from its edge."""
+    """Return the point of a mask that is farthest from its boundary."""
     padded = np.pad(mask.astype(np.uint8), 1)
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
     y, x = np.unravel_index(distance.argmax(), mask.shape)

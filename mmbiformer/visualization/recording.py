@@ -1,4 +1,4 @@
-"""Record which regions a forward pass attends to."""
+"""Record the routing and attention of a forward pass."""
 
 import contextlib
 from dataclasses import dataclass, field
@@ -10,11 +10,12 @@ from torch.utils.hooks import RemovableHandle
 
 from mmbiformer.models import BiFormer, BiLevelRoutingAttention
 from mmbiformer.ops import map_to_regions, pad_to_regions, regions_to_map
+from mmbiformer.utils.errors import ConfigError
 
 from .geometry import RegionGrid
 
 FIRST_STRIDE = 4
-"""int: Pixels per token in stage 1; every later stage has twice as many."""
+"""int: Stride of stage 1; it doubles with every further stage."""
 
 
 def find_layers(model: nn.Module) -> Dict[Tuple[int, int], nn.Module]:
@@ -29,13 +30,13 @@ def find_layers(model: nn.Module) -> Dict[Tuple[int, int], nn.Module]:
         counted from 1.
 
     Raises:
-        ValueError: If the model contains no BiFormer, or several.
+        ConfigError: If the model does not contain exactly one BiFormer.
     """
     found = [m for m in model.modules() if isinstance(m, BiFormer)]
     if len(found) != 1:
-        raise ValueError(
-            f'the model must contain one BiFormer, but {len(found)} are in '
-            f'this {type(model).__name__}'
+        raise ConfigError(
+            f'the model must contain exactly one BiFormer, but this '
+            f'{type(model).__name__} contains {len(found)}'
         )
     return {
         (stage, block): module.attn
@@ -47,29 +48,31 @@ def find_layers(model: nn.Module) -> Dict[Tuple[int, int], nn.Module]:
 def resolve_layer(
     model: nn.Module, stage: int, block: int = -1, routed: bool = True
 ) -> Tuple[int, int]:
-    """Check the number of a layer, and count negative blocks from the end.
+    """Check stage and block of a layer, and resolve a negative block.
 
     Args:
         model (nn.Module): A model that contains a BiFormer.
         stage (int): Stage, counted from 1 as in the paper.
-        block (int): Block of the stage, counted from 1, or from -1 at the
-            end. Default: -1, the last.
-        routed (bool): Refuse a layer without routing. Default: True.
+        block (int): Block of the stage, counted from 1, or backward from
+            -1. Default: -1, the last.
+        routed (bool): Whether the layer must have routing. Default: True.
 
     Returns:
         tuple[int, int]: Stage and block, both positive.
 
     Raises:
-        ValueError: If there is no such layer, or it has no routing.
+        ConfigError: If there is no such layer, or it has no routing.
     """
     layers = find_layers(model)
     stages = sorted({number for number, _ in layers})
     if stage not in stages:
-        raise ValueError(f'stage must be one of {stages}, got stage={stage!r}')
+        raise ConfigError(
+            f'stage must be one of {stages}, got stage={stage!r}'
+        )
     count = sum(number == stage for number, _ in layers)
     resolved = count + 1 + block if block < 0 else block
     if not 1 <= resolved <= count:
-        raise ValueError(
+        raise ConfigError(
             f'block must be between 1 and {count}, or -1 for the last, in '
             f'stage {stage}, got block={block!r}'
         )
@@ -77,34 +80,32 @@ def resolve_layer(
         routed_stages = sorted(
             {number for (number, _), m in layers.items() if _is_routed(m)}
         )
-        raise ValueError(
-            f'stage={stage} has no routing: its attention is global, every '
-            'token attends to every token; the stages with routing are '
-            f'{routed_stages}'
+        raise ConfigError(
+            f'stage={stage} has global attention, and thus no routing; the '
+            f'stages with routing are {routed_stages}'
         )
     return stage, resolved
 
 
 def _is_routed(layer: nn.Module) -> bool:
-    """Tell a layer with routing from one with global attention."""
+    """Return whether a layer has routing, not global attention."""
     return isinstance(layer, BiLevelRoutingAttention)
 
 
 @dataclass
 class LayerRecord:
-    """What one attention layer did in one forward pass over N images.
+    """What one attention layer computed for a batch of N images.
 
     Attributes:
         stage (int): Stage, counted from 1.
         block (int): Block of the stage, counted from 1.
-        num_blocks (int): Blocks in the stage.
-        grid (RegionGrid): The regions; a single one where attention is
-            global.
-        routing (Tensor, optional): The routed regions of every region by
-            falling affinity, of shape (N, S*S, K), int64. None where
-            attention is global.
+        num_blocks (int): Number of blocks in the stage.
+        grid (RegionGrid): The regions; a single one for global attention.
+        routing (Tensor, optional): Indices of the routed regions of every
+            region by descending affinity, of shape (N, S*S, K), int64. None
+            for global attention.
         affinity (Tensor, optional): Their affinities, of the same shape. None
-            where attention is global.
+            for global attention.
     """
 
     stage: int
@@ -123,21 +124,21 @@ class LayerRecord:
         index: int = 0,
         average: bool = True,
     ) -> Tensor:
-        """Compute the attention of chosen tokens (equation 6).
+        """Compute the attention of given query tokens (equation 6).
 
-        It is computed for these tokens alone, from the recorded input and the
-        weights that the layer has now.
+        Only the rows of these tokens are computed, from the recorded input
+        and the current weights of the layer.
 
         Args:
-            tokens (Sequence[tuple[int, int]]): Row and column of each of Q
+            tokens (Sequence[tuple[int, int]]): Row and column of each of the Q
                 query tokens.
-            index (int): Which image of the batch. Default: 0.
-            average (bool): Average over the heads. Default: True.
+            index (int): Index of the image in the batch. Default: 0.
+            average (bool): Whether to average over the heads. Default: True.
 
         Returns:
-            Tensor: How much each query attends to every token of the padded
-            map, of shape (Q, Hp, Wp), or (Q, heads, Hp, Wp) without average;
-            each map of a head sums to 1.
+            Tensor: Attention weights of each query over the padded map, of
+            shape (Q, Hp, Wp), or (Q, heads, Hp, Wp) without averaging. The
+            weights of each query and head sum to 1.
 
         Raises:
             RuntimeError: If the input was not recorded.
@@ -145,8 +146,8 @@ class LayerRecord:
         """
         if self._input is None:
             raise RuntimeError(
-                'the attention of tokens needs the inputs of the layers: '
-                'record with keep_inputs=True'
+                'attention needs the recorded inputs of the layers; record '
+                'with keep_inputs=True'
             )
         height, width = self.grid.map_size
         for token in tokens:
@@ -174,7 +175,7 @@ class LayerRecord:
         k = layer.project(regions[routed].flatten(1, 2))[1]
         products = split_heads(q[:, None] * scale) @ split_heads(k).mT
         weights = products.softmax(dim=-1).unflatten(-1, (routed.shape[1], -1))
-        # (Q, heads, 1, K, T) into place among all regions: (Q, heads, R, T).
+        # Scatter (Q, heads, K, T) into all R regions: (Q, heads, R, T).
         weights = weights.squeeze(2)
         index = routed[:, None, :, None].expand_as(weights)
         maps = weights.new_zeros(*weights.shape[:2], *regions.shape[:2])
@@ -186,14 +187,14 @@ class LayerRecord:
 
 
 class RoutingRecords(Dict[Tuple[int, int], LayerRecord]):
-    """The records of a forward pass, by stage and block, counted from 1.
+    """Records of a forward pass, by stage and block, counted from 1.
 
     Negative blocks count from the end: ``records[3, -1]`` is the last block
     of stage 3.
     """
 
     def __missing__(self, key: Tuple[int, int]) -> LayerRecord:
-        """Look up a negative block, or tell what there is."""
+        """Look up a negative block, or name the available layers."""
         stage, block = key
         for record in list(self.values()):
             resolved = (stage, record.num_blocks + 1 + block)
@@ -214,26 +215,26 @@ def record_routing(
 ) -> Iterator[RoutingRecords]:
     """Record the routing of every forward pass within the context.
 
-    Outputs are the same, bit by bit: hooks take what the layers computed
-    anyway. Outside the context nothing is left of them. Every forward pass
-    replaces the records of the one before.
+    The outputs of the model do not change: forward hooks store what the layers
+    compute anyway, and are removed at the end of the context. Every forward
+    pass replaces the records of the previous one.
 
     Args:
         model (nn.Module): A model that contains a BiFormer, such as a
             detector, a segmentor or their distributed wrapper.
         layers (Sequence[tuple[int, int]], optional): Stage and block of the
             layers to record, see :func:`resolve_layer`. Default: None, which
-            means all that have routing.
-        keep_inputs (bool): Keep the layers' inputs too, so that
-            :meth:`LayerRecord.attention` can be computed. Default: False.
-        routed (bool): Refuse layers without routing. Default: True.
+            means all layers with routing.
+        keep_inputs (bool): Whether to keep the inputs of the layers, which
+            :meth:`LayerRecord.attention` needs. Default: False.
+        routed (bool): Whether the layers must have routing. Default: True.
 
     Yields:
-        RoutingRecords: The records, empty until a forward pass is run.
+        RoutingRecords: The records, empty until the first forward pass.
 
     Raises:
-        ValueError: If the model contains no BiFormer, or a chosen layer is
-            not there or has no routing.
+        ConfigError: If the model contains no BiFormer, or a given layer does
+            not exist or has no routing.
 
     Example:
         >>> import torch
@@ -268,10 +269,10 @@ def _attach(
     keep_inputs: bool,
     records: RoutingRecords,
 ) -> List[RemovableHandle]:
-    """Make a layer record every forward pass; return its hooks."""
+    """Register the hooks that record a layer; return their handles."""
     stride = FIRST_STRIDE * 2 ** (key[0] - 1)
 
-    def begin(layer: nn.Module, args: Tuple[Tensor]) -> None:
+    def start_record(layer: nn.Module, args: Tuple[Tensor]) -> None:
         x = args[0]
         n_win = layer.n_win if _is_routed(layer) else 1
         grid = RegionGrid(n_win, tuple(x.shape[1:3]), stride)
@@ -284,7 +285,7 @@ def _attach(
     ) -> None:
         records[key].routing, records[key].affinity = output
 
-    handles = [layer.register_forward_pre_hook(begin)]
+    handles = [layer.register_forward_pre_hook(start_record)]
     if _is_routed(layer):
         handles.append(layer.router.register_forward_hook(add_routing))
     return handles

@@ -1,4 +1,4 @@
-"""Figures that tell how a layer routes."""
+"""Statistics of the routing of a layer."""
 
 import math
 from typing import Dict
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 def region_usage(routing: Tensor) -> Tensor:
-    """Count how often each region is chosen.
+    """Compute how often each region is selected.
 
     Args:
         routing (Tensor): Routed regions of shape (N, S*S, K), int64.
 
     Returns:
-        Tensor: For each image and region the share of regions that are
-        routed to it, of shape (N, S*S); their mean is K / (S*S).
+        Tensor: For each image and region, the fraction of regions that are
+        routed to it, of shape (N, S*S); the mean is K / (S*S).
     """
     n, regions, _ = routing.shape
     counts = torch.zeros(n, regions, device=routing.device)
@@ -25,7 +25,7 @@ def region_usage(routing: Tensor) -> Tensor:
 
 
 def routing_statistics(routing: Tensor) -> Dict[str, float]:
-    """Sum up how a layer routes, as means over images.
+    """Summarize the routing of a layer, averaged over images.
 
     Args:
         routing (Tensor): Routed regions of shape (N, S*S, K), int64.
@@ -33,21 +33,20 @@ def routing_statistics(routing: Tensor) -> Dict[str, float]:
     Returns:
         dict[str, float]: All between 0 and 1:
 
-        - **entropy**: That of the distribution of the routes over the
-          regions, in units of its maximum: 1 where all regions are chosen
-          equally often, 0 where all routes lead to one. 1 by definition
-          where there is a single region.
-        - **unused**: Share of the regions that no region is routed to.
-        - **most_used**: Share of the regions that are routed to the region
-          which is chosen most often.
-        - **far**: Share of the routes that lead outside the neighbourhood,
-          which is the region itself and the eight around it.
+        - **entropy**: Normalized entropy of the selection: 1 if all regions
+          are selected equally often, 0 if all routes lead to the same region.
+          1 by definition for a single region.
+        - **unused**: Fraction of the regions that no region is routed to.
+        - **most_used**: Fraction of the regions that are routed to the most
+          frequently selected region.
+        - **far**: Fraction of the routes that lead outside the 3 x 3
+          neighborhood of a region.
     """
     regions = routing.shape[1]
     n_win = math.isqrt(regions)
     usage = region_usage(routing)
-    p = usage / usage.sum(1, keepdim=True)
-    entropy = torch.special.entr(p).sum(1)
+    probabilities = usage / usage.sum(1, keepdim=True)
+    entropy = torch.special.entr(probabilities).sum(1)
     maximum = math.log(regions)
     own = torch.arange(regions, device=routing.device).view(-1, 1)
     rows = (routing // n_win - own // n_win).abs()

@@ -37,7 +37,7 @@ def test_kept_bytes_are_those_of_distinct_memory_without_weights():
 
 
 def test_tool_compares_backends(tmp_path, run_tool):
-    out = [tmp_path / f'new/results.{suffix}' for suffix in ('json', 'md')]
+    out = [tmp_path / f'results.{suffix}' for suffix in ('json', 'md')]
     plot = tmp_path / 'plot.png'
     result = run_tool(
         '../benchmarks/benchmark.py',
@@ -90,8 +90,8 @@ def test_a_model_that_fails_leaves_the_others():
         (['--backbones', 'swin-tiny', '--shapes', '1x2x3'], "got '1x2x3'"),
         (['--backbones', 'swin-tiny', '--n-win', '7', '8'], 'got 2 for 3'),
         (['--backbones', 'swin-tiny', '--repeat', '0'], "got '0'"),
-        (['--backbones', 'swin-tiny', '--out', 'a.csv'], "got 'a.csv'"),
-        (['--backbones', 'swin-tiny', '--plot', 'a.md'], "got 'a.md'"),
+        (['--backbones', 'swin-tiny', '--out', 'a.csv'], "got --out='a.csv'"),
+        (['--backbones', 'swin-tiny', '--plot', 'a.md'], "got --plot='a.md'"),
         (['--backbones', 'swin-tiny', '--out', CONFIG], '.json or .md'),
         (['--configs', 'missing.py'], "config='missing.py' is not a file"),
         (['--configs', CONFIG, '--n-win', '7'], '--n-win is for --backbones'),

@@ -9,8 +9,8 @@ from mmbiformer.datacheck.checks import (
     check_classes,
     check_data,
     check_labels,
-    check_pretrained,
 )
+from mmbiformer.utils.errors import ConfigError, DataError, MissingFileError
 
 
 def make_config(**dataset):
@@ -25,7 +25,7 @@ def test_missing_data_says_where_and_how(tmp_path):
         data_root=str(tmp_path), ann_file='a.json', data_prefix=dict(img='b/')
     )
     cfg.data_preparation = 'call the cook'
-    with pytest.raises(FileNotFoundError) as error:
+    with pytest.raises(MissingFileError) as error:
         check_data(cfg, ['train_dataloader'])
     assert f'ann_file: {tmp_path}/a.json' in str(error.value)
     assert f'data_prefix.img: {tmp_path}/b' in str(error.value)
@@ -35,7 +35,7 @@ def test_missing_data_says_where_and_how(tmp_path):
 def test_wrapped_data_sets_are_looked_into(tmp_path):
     inner = dict(data_root=str(tmp_path), ann_file='a.json')
     cfg = make_config(datasets=[dict(dataset=inner)])
-    with pytest.raises(FileNotFoundError, match='dataset_prepare.html'):
+    with pytest.raises(MissingFileError, match='dataset_prepare.html'):
         check_data(cfg, ['train_dataloader'])
     (tmp_path / 'a.json').touch()
     check_data(cfg, ['train_dataloader', 'other'])
@@ -47,19 +47,8 @@ def test_data_elsewhere_is_not_looked_for():
 
 
 def test_a_config_without_the_dataloader():
-    with pytest.raises(ValueError, match='test_dataloader'):
+    with pytest.raises(ConfigError, match='test_dataloader'):
         check_data(make_config(), ['test_dataloader'])
-
-
-def test_missing_weights_name_the_setting():
-    init_cfg = dict(type='Pretrained', checkpoint='nowhere.pth')
-    cfg = Config(dict(model=dict(backbone=dict(init_cfg=init_cfg))))
-    with pytest.raises(FileNotFoundError) as error:
-        check_pretrained(cfg)
-    assert "model.backbone.init_cfg.checkpoint='nowhere.pth'" in str(
-        error.value
-    )
-    assert 'model.backbone.init_cfg=None' in str(error.value)
 
 
 def test_classes_of_heads_and_data_are_compared():
@@ -69,23 +58,23 @@ def test_classes_of_heads_and_data_are_compared():
         roi_head=dict(bbox_head=[head, dict(num_classes=3)], mask_head=head)
     )
     names = ['train_dataloader', 'other']
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ConfigError) as error:
         check_classes(cfg, names)
     assert 'model.roi_head.bbox_head.1.num_classes=3' in str(error.value)
     cfg.model.roi_head.bbox_head[1].num_classes = 2
     check_classes(cfg, names)
     # Without names of its own, it has those of its type.
     cfg.train_dataloader.dataset.metainfo = None
-    with pytest.raises(ValueError, match='CocoDataset has 80 names'):
+    with pytest.raises(ConfigError, match='CocoDataset has 80 names'):
         check_classes(cfg, names)
     cfg.train_dataloader.dataset.metainfo = dict(classes='digit')
-    with pytest.raises(ValueError, match=r"\('digit',\)"):
+    with pytest.raises(ConfigError, match=r"\('digit',\)"):
         check_classes(cfg, names)
 
 
 def test_a_class_without_a_category_is_refused():
     data = SimpleNamespace(metainfo=dict(classes=('a', 'b')), cat_ids=[7])
-    with pytest.raises(ValueError, match='only 1 of the 2 names'):
+    with pytest.raises(DataError, match='only 1 of the 2 names'):
         check_annotations(data, 'this data set')
     data.cat_ids = [7, 8]
     check_annotations(data, 'this data set')
@@ -94,5 +83,5 @@ def test_a_class_without_a_category_is_refused():
 def test_label_values():
     labels = torch.tensor([[0, 2], [255, 1]])
     check_labels(labels, 3, 255, 'a.png')
-    with pytest.raises(ValueError, match=r'a\.png.*\[2\].*0 to 1'):
+    with pytest.raises(DataError, match=r'a\.png.*\[2\].*0 to 1'):
         check_labels(labels, 2, 255, 'a.png')

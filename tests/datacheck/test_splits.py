@@ -18,6 +18,7 @@ from mmbiformer.datacheck.checks import check_classes, check_data, check_labels
 from mmbiformer.datacheck.report import KINDS, STOPS, WRONG
 from mmbiformer.datacheck.splits import check_split
 from mmbiformer.reliable.runner import CheckedRunner
+from mmbiformer.utils.errors import PipelineError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH, HEIGHT = 60, 40
@@ -67,7 +68,7 @@ def save_as(kind, mode):
 IMAGES = {
     'missing image': lambda path: path.unlink(),
     'broken image': truncate,
-    'grey image': save_as('JPEG', 'L'),
+    'grayscale image': save_as('JPEG', 'L'),
     'image with transparency': save_as('PNG', 'RGBA'),
     'CMYK image': save_as('JPEG', 'CMYK'),
     '16-bit image': deepen,
@@ -190,8 +191,8 @@ def assert_is_found(data, kind, where='', read=None):
     assert kind in report.problems
     # What follows from a class without a category.
     assert set(report.problems) - {kind} <= {
-        'category that is no class',
-        'class without an object',
+        'category that is not a class',
+        'class without objects',
     }
     assert where in report.problems[kind][0]
     effect = KINDS[kind].effect
@@ -199,7 +200,7 @@ def assert_is_found(data, kind, where='', read=None):
     assert f'{effect}: ' in report.text()
     assert f'{kind}: {len(report.problems[kind])} (' in report.text()
     if effect == STOPS:
-        with pytest.raises((FileNotFoundError, ValueError)) as error:
+        with pytest.raises((PipelineError, UserError)) as error:
             train(data)
         assert where in str(error.value)
         return str(error.value)
@@ -223,7 +224,7 @@ def test_good_data(coco, pairs):
     assert not report.problems
     assert report.counts['objects used'] == 8
     assert report.classes == {'cat': (4, 4), 'dog': (4, 4)}
-    assert 'nothing is wrong' in report.text()
+    assert 'no problems found' in report.text()
     assert train(coco) == NAMES
     report = check_split(pairs.cfg, 'train', workers=2)
     assert not report.problems
@@ -253,7 +254,7 @@ def test_images_too_long_for_the_pipeline(coco, size):
         one['bbox'] = [0, 0, width, height]
         one['segmentation'] = [[0, 0, width, 0, width, height, 0, height]]
     message = assert_is_found(
-        coco, 'image that the pipeline cannot take', 'images/1.jpg'
+        coco, 'image that the pipeline rejects', 'images/1.jpg'
     )
     assert f'{width} px wide and {height} px high' in message
 
@@ -269,9 +270,7 @@ def test_one_pixel(coco, pairs):
     assert train(coco) == NAMES
     write_image(pairs.folder / 'images/1.jpg', (1, 1))
     pairs.write_labels('1', pairs.labels[:1, :1])
-    assert_is_found(
-        pairs, 'image that the pipeline cannot take', 'images/1.jpg'
-    )
+    assert_is_found(pairs, 'image that the pipeline rejects', 'images/1.jpg')
 
 
 def cut_json(coco):
@@ -294,16 +293,16 @@ ANNOTATIONS = [
     ('data set cannot be read', cut_json, 'a.json'),
     ('data set cannot be read', lambda coco: coco.content.pop('images'), ''),
     ('record without a key', lambda coco: coco.object.pop('area'), 'area'),
-    ('record with a wrong value', change('bbox', [1, 2, 3]), ''),
-    ('record with a wrong value', change('bbox', ['1', 2, 3, 4]), ''),
+    ('record with an invalid value', change('bbox', [1, 2, 3]), ''),
+    ('record with an invalid value', change('bbox', ['1', 2, 3, 4]), ''),
     (
-        'record with a wrong value',
+        'record with an invalid value',
         change('bbox', [10, 10, float('inf'), 20]),
         '',
     ),
-    ('object id twice', change('id', 3), ''),
+    ('duplicate object id', change('id', 3), ''),
     (
-        'classes in another order',
+        'classes in a different order',
         lambda coco: coco.content['categories'].reverse(),
         "('dog', 'cat')",
     ),
@@ -313,7 +312,7 @@ ANNOTATIONS = [
         'Dog',
     ),
     (
-        'category twice',
+        'duplicate category',
         lambda coco: coco.content['categories'].append(dict(id=9, name='cat')),
         'cat',
     ),
@@ -328,7 +327,7 @@ ANNOTATIONS = [
         'data_prefix.img',
     ),
     (
-        'image of another size',
+        'image size mismatch',
         lambda coco: turn(coco.folder / 'images/1.jpg'),
         'images/1.jpg',
     ),
@@ -354,12 +353,12 @@ ANNOTATIONS = [
         'images/1.jpg',
     ),
     (
-        'mask without a polygon',
+        'mask without a valid polygon',
         change('segmentation', [[10, 10, 30, 30]]),
         'images/1.jpg',
     ),
     (
-        'mask without a pixel',
+        'empty mask',
         change('segmentation', [[90, 90, 99, 90, 99, 99]]),
         'images/1.jpg',
     ),
@@ -386,14 +385,14 @@ ANNOTATIONS = [
         change('bbox', [-5, 10, 35, 20]),
         '1.jpg',
     ),
-    ('object of an unknown image', change('image_id', 77), 'image_id=77'),
+    ('object with an unknown image', change('image_id', 77), 'image_id=77'),
     (
-        'object of an unknown category',
+        'object with an unknown category',
         change('category_id', 77),
         'category_id=77',
     ),
     (
-        'category that is no class',
+        'category that is not a class',
         lambda coco: coco.content['categories'].append(
             dict(id=9, name='bird')
         ),
@@ -421,10 +420,10 @@ def test_what_training_makes_of_unusual_files(coco):
     """The rules, value by value, without Resize."""
     del coco.dataset.pipeline[2]
     path = coco.folder / 'images/1.jpg'
-    for kind in ('grey image', '16-bit image', 'image with transparency'):
+    for kind in ('grayscale image', '16-bit image', 'image with transparency'):
         IMAGES[kind](path)
         image = sample_of(coco)['inputs'].numpy()[::-1].transpose(1, 2, 0)
-        if kind == 'grey image':
+        if kind == 'grayscale image':
             assert (image == image[..., :1]).all()
         else:
             np.testing.assert_array_equal(
@@ -473,15 +472,15 @@ def test_image_ids_twice(coco):
     coco.content['images'][1]['id'] = 0
     coco.save()
     report = check_split(coco.cfg, 'train', workers=1)
-    assert report.problems['image id twice'] == ['0: 0.jpg, 1.jpg']
-    assert 'image id twice' in report.fatal
+    assert report.problems['duplicate image id'] == ['0: 0.jpg, 1.jpg']
+    assert 'duplicate image id' in report.fatal
     assert train(coco) == NAMES[1:]
 
 
 def test_turned_images_of_fitting_annotations(coco):
     turn(coco.folder / 'images/1.jpg')
     coco.content['images'][1].update(width=HEIGHT, height=WIDTH)
-    assert_is_found(coco, 'image turned by EXIF', 'images/1.jpg')
+    assert_is_found(coco, 'image rotated by EXIF', 'images/1.jpg')
 
 
 def harm_labels(labels):
@@ -514,12 +513,12 @@ LABELS = [
         'labels/1.png',
     ),
     (
-        'label map of another size',
+        'label map size mismatch',
         harm_labels(lambda labels: labels[1:]),
         'labels/1.png',
     ),
     (
-        'label map of another size',
+        'label map size mismatch',
         lambda pairs: turn(pairs.folder / 'images/1.jpg'),
         'labels/1.png',
     ),
@@ -529,7 +528,7 @@ LABELS = [
         'labels/1.png',
     ),
     (
-        'label map without a class',
+        'label map without labels',
         harm_labels(lambda labels: labels * 0 + 255),
         'labels/1.png',
     ),
@@ -557,7 +556,7 @@ def test_files_that_are_passed_over(pairs):
     (pairs.folder / 'images/1.jpg').rename(pairs.folder / 'images/1.JPEG')
     report = check_split(pairs.cfg, 'train', workers=1)
     assert not report.fatal
-    (picture,) = report.problems['picture of another suffix']
+    (picture,) = report.problems['image with another suffix']
     (label,) = report.problems['label map without an image']
     assert picture.endswith('images/1.JPEG')
     assert label.endswith('labels/1.png')
@@ -569,7 +568,7 @@ def test_half_turned_pairs(pairs):
     exif = Image.Exif()
     exif[274] = 3
     write_image(pairs.folder / 'images/1.jpg', exif=exif)
-    assert_is_found(pairs, 'label map not turned by EXIF', 'images/1.jpg')
+    assert_is_found(pairs, 'label map not rotated by EXIF', 'images/1.jpg')
 
 
 def test_reduce_zero_label(pairs):
@@ -588,7 +587,7 @@ def test_classes_without_objects(coco):
     coco.dataset.metainfo.classes = ('cat', 'dog', 'bird')
     for head in ('bbox_head', 'mask_head'):
         coco.cfg.model.roi_head[head].num_classes = 3
-    assert_is_found(coco, 'class without an object', 'bird')
+    assert_is_found(coco, 'class without objects', 'bird')
 
 
 def test_a_part_of_coco_and_of_ade20k(coco, pairs):
@@ -604,7 +603,7 @@ def test_a_part_of_coco_and_of_ade20k(coco, pairs):
     (coco.folder / 'a.json').rename(coco.folder / 'instances_val2017.json')
     report = check_split(coco.cfg, 'train', workers=1)
     assert report.remarks == [
-        'the whole COCO 2017 val has 5,000 images, 36,781 objects'
+        'the complete COCO 2017 val has 5,000 images, 36,781 objects'
     ]
     pairs.dataset.type = 'ADE20KDataset'
     pairs.dataset.metainfo = None
@@ -617,7 +616,7 @@ def test_a_part_of_coco_and_of_ade20k(coco, pairs):
             pairs.folder / 'images/training' / name
         )
     report = check_split(pairs.cfg, 'train', workers=1)
-    assert 'the whole ADE20K SceneParsing train has 20,210 images' in (
+    assert 'the complete ADE20K SceneParsing train has 20,210 images' in (
         report.remarks
     )
 
@@ -627,7 +626,7 @@ def test_other_data_sets_are_refused(coco):
     coco.dataset.data_prefix = dict(sub_data_root='images')
     coco.save()
     coco.dataset.metainfo = dict(classes=('cat', 'dog'))
-    with pytest.raises(ValueError, match='VOCDataset cannot be looked into'):
+    with pytest.raises(ValueError, match='VOCDataset are not supported'):
         check_split(coco.cfg, 'train')
     with pytest.raises(ValueError, match="no 'other_dataloader'"):
         check_split(coco.cfg, 'other')

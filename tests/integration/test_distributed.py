@@ -186,7 +186,9 @@ def test_two_processes_are_as_one(tiny, tmp_path, python_path):
         r'dist_run.py: error: process 1 \(pid \d+\) failed with exit code 1:',
         last[0],
     )
-    assert last[1] == 'train.py: error: the second process fails'
+    assert last[1] == 'train.py: error: ValueError: the second process fails'
+    # It is the developer's error, so its traceback stands above.
+    assert error.count('Traceback (most recent call last)') == 1
     assert 'ChildFailedError' not in error
 
     losses = read_losses(one)

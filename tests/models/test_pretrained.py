@@ -1,7 +1,11 @@
+from argparse import Namespace
+
 import pytest
 import reference
 import torch
 from mmengine.registry import MODELS
+
+from mmbiformer.utils.errors import CheckpointError, MissingFileError
 
 ARCH = dict(depths=(1, 1, 1, 1), dims=(32, 32, 32, 64))
 
@@ -75,12 +79,18 @@ def test_each_form_of_checkpoint(tmp_path, weights, key):
     assert_loaded(build(save(tmp_path, content)), weights)
 
 
+def test_a_file_of_the_authors_training_code_loads(tmp_path, weights):
+    args = Namespace(model='biformer_small', lr=5e-4)
+    content = dict(model=weights, optimizer={}, epoch=299, args=args)
+    assert_loaded(build(save(tmp_path, content)), weights)
+
+
 def test_prefix_takes_the_backbone_of_a_detector(tmp_path, weights):
     detector = {f'backbone.{name}': value for name, value in weights.items()}
     detector['bbox_head.weight'] = torch.rand(3)
     path = save(tmp_path, dict(state_dict=detector))
     assert_loaded(build(path, prefix='backbone.'), weights)
-    with pytest.raises(ValueError, match="prefix='encoder.'"):
+    with pytest.raises(CheckpointError, match="prefix='encoder.'"):
         build(path, prefix='encoder')
 
 
@@ -95,7 +105,7 @@ def test_in_a_list_it_is_as_strict(tmp_path, weights):
     assert torch.equal(model.state_dict()[name], weights[name])
     assert (model.extra_norms['0'].weight == 2).all()
     save(tmp_path, dict(other=torch.rand(2)))
-    with pytest.raises(ValueError, match='missing'):
+    with pytest.raises(CheckpointError, match='missing'):
         MODELS.build(config).init_weights()
 
 
@@ -119,7 +129,7 @@ def test_a_wrong_checkpoint_is_refused_by_name(tmp_path, weights):
     del weights['stages.2.0.attn.wo.bias']
     weights['layer1.conv.weight'] = torch.rand(3)
     weights['stages.0.0.norm1.weight'] = torch.rand(7)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(CheckpointError) as error:
         build(save(tmp_path, dict(model=weights)))
     message = str(error.value)
     assert 'missing: stages.2.0.attn.wo.bias' in message
@@ -129,10 +139,10 @@ def test_a_wrong_checkpoint_is_refused_by_name(tmp_path, weights):
 
 @pytest.mark.parametrize('content', [dict(meta=1), [1, 2], {}])
 def test_a_file_without_weights_is_refused(tmp_path, content):
-    with pytest.raises(ValueError, match='holds no weights'):
+    with pytest.raises(CheckpointError, match='holds no weights'):
         build(save(tmp_path, content))
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match='nowhere.pth'):
+    with pytest.raises(MissingFileError, match='nowhere.pth'):
         build(tmp_path / 'nowhere.pth')

@@ -4,12 +4,14 @@ import subprocess
 import pytest
 import torch
 from mmengine.config import Config
+from toy import toy_runner
 
 from mmbiformer.reliable.resume import (
     check_work_dir,
     find_checkpoint,
     write_last_checkpoint,
 )
+from mmbiformer.utils.errors import CheckpointError, OutputError
 
 
 def save(path, iteration, age, **extra):
@@ -40,7 +42,7 @@ class TestFindCheckpoint:
         assert find_checkpoint(tmp_path) is None
 
     @pytest.mark.parametrize('size', [0, 100, 900])
-    def test_one_that_is_cut_off_is_passed_over(
+    def test_one_that_is_cut_off_is_skipped(
         self, three, tmp_path, size, monkeypatch
     ):
         os.truncate(three[2], size)
@@ -53,12 +55,12 @@ class TestFindCheckpoint:
         (text,) = logged
         assert str(three[2]) in text
         assert f'({size} bytes)' in text
-        assert 'passed over' in text
+        assert 'skipped' in text
 
     def test_none_that_can_be_read(self, three, tmp_path):
         for path in three:
             os.truncate(path, 100)
-        with pytest.raises(ValueError, match='cannot be read.*epoch_3.pth'):
+        with pytest.raises(CheckpointError, match='cannot.*epoch_3.pth'):
             find_checkpoint(tmp_path)
 
     @pytest.mark.parametrize('content', ['', '\0\0', 'nowhere.pth'])
@@ -84,6 +86,16 @@ class TestFindCheckpoint:
         save(three[0], 4, age=0)
         assert find_checkpoint(tmp_path) == str(three[2])
 
+    def test_what_a_killed_run_was_writing(self, three, tmp_path):
+        """The next checkpoint that is saved deletes it."""
+        leftover = save(tmp_path / '.1.epoch_4.pth', 16, age=0)
+        other = tmp_path / '.hidden.pth'
+        other.touch()
+        assert find_checkpoint(tmp_path) == str(three[2])
+        toy_runner(tmp_path, train_cfg=dict(max_epochs=1)).train()
+        assert not leftover.exists()
+        assert other.exists()
+
     def test_best_and_published_ones_cannot_be_resumed(self, tmp_path):
         torch.save(dict(state_dict={}), tmp_path / 'epoch_3-0123abcd.pth')
         torch.save(dict(meta=dict(iter=9)), tmp_path / 'best_epoch_3.pth')
@@ -97,7 +109,7 @@ class TestWorkDir:
 
     def test_below_a_file(self, tmp_path):
         (tmp_path / 'file').touch()
-        with pytest.raises(NotADirectoryError, match='work_dir=.*file is no'):
+        with pytest.raises(OutputError, match='work_dir=.*file is no'):
             self.check(tmp_path / 'file/run')
 
     def test_read_only(self, tmp_path):
@@ -106,7 +118,7 @@ class TestWorkDir:
         if subprocess.run(mount, capture_output=True).returncode:
             pytest.skip('mounting is not allowed')
         try:
-            with pytest.raises(PermissionError, match='work_dir=.*read-only'):
+            with pytest.raises(OutputError, match='work_dir=.*read-only'):
                 self.check(tmp_path / 'run')
         finally:
             subprocess.run(['umount', tmp_path], check=True)
@@ -117,9 +129,9 @@ class TestWorkDir:
         write_last_checkpoint(str(tmp_path), str(last))
         other = save(tmp_path.parent / 'other.pth', 12, age=0)
         for load_from in (None, str(other)):
-            with pytest.raises(FileExistsError, match=r'epoch_3\.pth'):
+            with pytest.raises(OutputError, match=r'epoch_3\.pth'):
                 self.check(tmp_path, load_from=load_from)
-        with pytest.raises(FileExistsError, match='--resume'):
+        with pytest.raises(OutputError, match='--resume'):
             self.check(tmp_path, resume=True, load_from=str(other))
         self.check(tmp_path, training=False)
         self.check(tmp_path, resume=True)

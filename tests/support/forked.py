@@ -11,4 +11,6 @@ def become(script, arguments, cwd, out, err):
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     sys.argv = [str(script), *arguments]
+    # As Python does for a script; it finds modules beside itself.
+    sys.path.insert(0, os.path.dirname(script))
     runpy.run_path(str(script), run_name='__main__')

@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import MODELS, DefaultScope
+from mmdet.apis import DetInferencer
 from pycocotools import mask as coco_mask
+from random_weights import DETECTION, SEGMENTATION, save_random_weights
 
-from mmbiformer.inference import inferencer as inferencer_module
+from mmbiformer.inference.inferencer import load_weights, predict
 from mmbiformer.utils.config import build_model, read_config
-from mmbiformer.utils.inference import load_weights, predict
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(
@@ -22,37 +22,6 @@ CONFIGS = sorted(
     for path in (ROOT / 'configs').glob('*/*.py')
     if '_base_' not in path.parts
 )
-DETECTION = ROOT / 'configs/detection/maskrcnn_biformer_digits.py'
-
-# Semantic FPN and its recipe's pipeline, small enough for seconds.
-SEGMENTATION = f"""
-_base_ = '{ROOT}/configs/segmentation/sfpn_biformer.py'
-model = dict(
-    backbone=dict(
-        arch=dict(depths=(1, 1, 1, 1), dims=(32, 32, 64, 64), _delete_=True),
-        n_win=4,
-    ),
-    neck=dict(in_channels=[32, 32, 64, 64], out_channels=32),
-    decode_head=dict(in_channels=[32] * 4, channels=32, num_classes=11),
-)
-test_pipeline = _base_.test_pipeline
-test_pipeline[1]['scale'] = (96, 96)
-test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-"""
-
-
-def save_random_weights(config, path, classes=None):
-    """Save weights that fit a config, not trained."""
-    torch.manual_seed(0)
-    cfg = read_config(str(config))
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model = MODELS.build(cfg.model)
-    for name, parameter in model.named_parameters():
-        if 'norm' not in name and parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.05)
-    meta = dict(dataset_meta=dict(classes=classes)) if classes else {}
-    torch.save(dict(state_dict=model.state_dict(), meta=meta), path)
-    return path
 
 
 @pytest.fixture(scope='module')
@@ -86,6 +55,8 @@ def infer(monkeypatch):
         monkeypatch.setattr(
             sys, 'argv', ['infer.py', *map(str, arguments)]
         )  # fmt: skip
+        # As Python does for a script.
+        monkeypatch.syspath_prepend(ROOT / 'tools')
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(ROOT / 'tools/infer.py'), run_name='__main__')
         return ended.value.code
@@ -105,8 +76,17 @@ def expect(config, checkpoint, image):
     return predict(model, cfg, image)
 
 
+def write_clip(path, scenes):
+    writer = cv2.VideoWriter(
+        str(path), cv2.VideoWriter_fourcc(*'MJPG'), 5.0, (160, 160)
+    )
+    for scene in scenes:
+        writer.write(cv2.imread(scene))
+    writer.release()
+
+
 def assert_whole(folder):
-    """No scratch file is left, and each file can be read."""
+    """No hidden file or folder is left, and each file can be read."""
     for path in folder.rglob('*'):
         assert not path.name.startswith('.')
         if path.suffix == '.png':
@@ -125,12 +105,7 @@ def test_a_detector_on_all_kinds_of_sources(
     cut = folder / 'cut.png'
     cut.write_bytes(Path(scenes[3]).read_bytes()[:5000])
     clip = str(tmp_path / 'clip.avi')
-    writer = cv2.VideoWriter(
-        clip, cv2.VideoWriter_fourcc(*'MJPG'), 5.0, (160, 160)
-    )
-    for scene in scenes[:3]:
-        writer.write(cv2.imread(scene))
-    writer.release()
+    write_clip(clip, scenes[:3])
 
     out = tmp_path / 'out'
     result = run_tool(
@@ -142,7 +117,7 @@ def test_a_detector_on_all_kinds_of_sources(
     assert 'Traceback' not in result.stderr
     for name in (cut, 'nowhere.png'):
         assert f"infer.py: skipped: '{name}'" in result.stderr
-    assert '] 7/7' in result.stdout  # the progress bar
+    assert '] 6/7' in result.stdout  # the progress bar
     assert 'predicted   6 images, skipped 2' in result.stdout
 
     index = read_index(out)
@@ -158,10 +133,10 @@ def test_a_detector_on_all_kinds_of_sources(
     assert images[clip] == dict(
         prediction='preds/clip', picture='vis/clip.mp4', frames=3
     )
+    assert len(list(out.rglob('*.*'))) == 3 * 2 + 3 + 1 + 1
     assert_whole(out)
 
     record = json.loads((out / 'preds/images/a.json').read_text())
-    assert (record['height'], record['width']) == (160, 160)
     expected = expect(*detector, scenes[0]).pred_instances
     assert len(expected) > 10
     np.testing.assert_allclose(
@@ -171,7 +146,6 @@ def test_a_detector_on_all_kinds_of_sources(
         record['scores'], expected.scores.numpy(), atol=1e-4
     )
     assert record['labels'] == expected.labels.tolist()
-    assert record['label_names'] == [str(i) for i in record['labels']]
     masks = np.moveaxis(coco_mask.decode(record['masks']), -1, 0)
     assert (masks == expected.masks.numpy()).mean() > 0.999
 
@@ -196,85 +170,130 @@ def test_a_segmentor_writes_label_maps(segmentor, scenes, tmp_path, infer):
     index = read_index(out)
     assert index['classes'] == ['background', *'0123456789']
     assert index['images'][0] == dict(
-        image=scenes[0], labels='preds/000000.png', picture='vis/000000.png'
+        image=scenes[0],
+        picture='vis/000000.png',
+        prediction='pred/000000_pred.png',
     )
-    for image, name in ((scenes[0], '000000.png'), (small, 'small.png')):
-        labels = cv2.imread(str(out / 'preds' / name), cv2.IMREAD_UNCHANGED)
+    for image, item in zip((scenes[0], small), index['images'], strict=True):
+        path = out / item['prediction']
+        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         expected = expect(*segmentor, image).pred_sem_seg.data[0].numpy()
         assert labels.dtype == np.uint8
         assert len(np.unique(labels)) > 1
         np.testing.assert_array_equal(labels, expected)
-        picture = cv2.imread(str(out / 'vis' / name))
+        picture = cv2.imread(str(out / item['picture']))
         assert picture.shape == cv2.imread(image).shape
 
 
-def test_only_pictures_or_only_predictions(detector, scenes, tmp_path, infer):
-    for flag, kept in (('pred', ['vis']), ('vis', ['predictions.json'])):
+def test_label_maps_hold_256_classes(segmentor, scenes, tmp_path, infer):
+    config, checkpoint = segmentor
+    many = torch.load(checkpoint)
+    many['meta']['dataset_meta']['classes'] = [str(i) for i in range(257)]
+    torch.save(many, tmp_path / 'many.pth')
+    arguments = [scenes[0], config, tmp_path / 'many.pth']
+    arguments += ['--out-dir', tmp_path / 'out']
+    assert '257 classes' in infer(*arguments)
+    assert infer(*arguments, '--no-save-pred') == 0
+
+
+@pytest.mark.parametrize('task', ['detector', 'segmentor'])
+def test_only_pictures_or_only_predictions(
+    task, request, scenes, tmp_path, infer
+):
+    model = request.getfixturevalue(task)
+    folder = dict(detector='preds', segmentor='pred')[task]
+    for flag, kept in (('pred', 'vis'), ('vis', folder)):
         out = tmp_path / flag
-        assert not infer(
-            scenes[0], f'--no-save-{flag}', *detector, '--out-dir', out
-        )
+        flags = [f'--no-save-{flag}', '--out-dir', out]
+        assert infer(scenes[0], *flags, *model) == 0
         names = sorted(path.name for path in out.iterdir())
-        assert names == sorted({*kept, *(['preds'] if flag == 'vis' else [])})
+        assert names == sorted([kept, 'predictions.json'])
 
 
-def test_the_inferencer_is_the_frameworks_own(detector, scenes, tmp_path):
-    config, checkpoint = detector
-    inferencer = inferencer_module.build_inferencer(
-        read_config(str(config)), str(checkpoint), 'cpu'
-    )
-    results = inferencer(
-        scenes[0], out_dir=str(tmp_path), no_save_pred=False, return_vis=True
-    )
-    assert results['visualization'][0].shape == (160, 160, 3)
-    assert len(results['predictions'][0]['bboxes']) > 10
-    assert (tmp_path / 'preds/000000.json').is_file()
-    assert inferencer.visualizer.dataset_meta['classes'][3] == '3'
+@pytest.fixture
+def draw_at(monkeypatch):
+    """Do something when mmdet draws for the n-th time."""
+
+    def patch(number, action):
+        visualize = DetInferencer.visualize
+        count = iter(range(100))
+
+        def run(*args, **kwargs):
+            if next(count) == number:
+                action()
+            return visualize(*args, **kwargs)
+
+        monkeypatch.setattr(DetInferencer, 'visualize', run)
+
+    return patch
+
+
+def raising(error):
+    def action():
+        raise error
+
+    return action
 
 
 def test_an_interruption_leaves_whole_files(
-    detector, scenes, tmp_path, infer, monkeypatch, capsys
+    detector, scenes, tmp_path, infer, draw_at, capsys
 ):
-    draw = inferencer_module.draw
-
-    def interrupt(inferencer, image, *arguments):
-        if image.path == scenes[2]:
-            raise KeyboardInterrupt
-        return draw(inferencer, image, *arguments)
-
-    monkeypatch.setattr(inferencer_module, 'draw', interrupt)
+    clip = tmp_path / 'clip.avi'
+    write_clip(clip, scenes[:4])
+    draw_at(3, raising(KeyboardInterrupt))
     out = tmp_path / 'out'
-    assert infer(*scenes, *detector, '--out-dir', out) == 130
-    assert 'interrupted' in capsys.readouterr().out
+    assert infer(scenes[0], clip, *detector, '--out-dir', out) == 130
+    assert 'interrupted' in capsys.readouterr().err
     index = read_index(out)
     assert not index['complete']
-    assert [item['image'] for item in index['images']] == scenes[:2]
-    assert len(list((out / 'preds').iterdir())) == 2
+    assert [item.get('frames') for item in index['images']] == [None, 2]
+    assert len(list(out.rglob('*.json'))) == 4
     assert_whole(out)
+    capture = cv2.VideoCapture(str(out / 'vis/clip.mp4'))
+    assert [capture.read()[0] for _ in range(3)] == [True, True, False]
 
 
 def test_one_image_does_not_stop_the_rest(
-    detector, scenes, tmp_path, infer, monkeypatch, capsys
+    detector, scenes, tmp_path, infer, draw_at, capsys
 ):
-    draw = inferencer_module.draw
-
-    def fail(inferencer, image, *arguments):
-        if image.path == scenes[1]:
-            raise IndexError('no colour')
-        return draw(inferencer, image, *arguments)
-
-    monkeypatch.setattr(inferencer_module, 'draw', fail)
     long = str(tmp_path / 'long.png')
     cv2.imwrite(long, np.zeros((2, 3000, 3), np.uint8))
+    # The first of the three is drawn as one of a batch, and again alone.
+    draw_at(0, raising(MemoryError('no room')))
+    draw_at(3, raising(IndexError('no color')))
     out = tmp_path / 'out'
     arguments = [long, *scenes[:3], *detector, '--out-dir', out]
     assert infer(*arguments, '--batch-size', 4) == 1
     message = capsys.readouterr().err
-    assert f'{long!r} cannot be prepared' in message
-    assert f'{scenes[1]!r} cannot be described or drawn' in message
-    assert 'IndexError: no colour' in message
+    assert f'{long!r} cannot be predicted' in message
+    assert f'{scenes[2]!r} cannot be predicted: IndexError: no color' in (
+        message
+    )
+    assert 'Traceback' not in message
     done = [item['image'] for item in read_index(out)['images']]
-    assert done == [scenes[0], scenes[2]]
+    assert done == scenes[:2]
+    assert_whole(out)
+
+
+def test_an_error_of_every_image_is_shown_with_its_traceback(
+    detector, scenes, tmp_path, infer, draw_at, capsys
+):
+    draw_at(0, raising(IndexError('no color')))
+    assert infer(scenes[0], *detector, '--out-dir', tmp_path / 'out') == 1
+    output, message = capsys.readouterr()
+    assert 'predicted   0 images, skipped 1' in output
+    assert 'out/vis' not in output
+    assert 'Traceback' in message and 'in action' in message
+    assert message.endswith('IndexError: no color\n')
+
+
+def test_a_full_disk_ends_the_run(detector, scenes, tmp_path, infer, draw_at):
+    draw_at(1, raising(OSError(28, 'No space left on device')))
+    out = tmp_path / 'out'
+    message = infer(*scenes[:3], *detector, '--out-dir', out)
+    assert f'--out-dir={str(out)!r}' in message and 'No space' in message
+    assert len(read_index(out)['images']) == 1
+    assert_whole(out)
 
 
 class TestBadInput:
@@ -297,8 +316,7 @@ class TestBadInput:
 
     def test_images(self, refuse, tmp_path):
         message = refuse(image=tmp_path / 'nowhere.png')
-        assert 'no image or video is in' in message
-        assert 'nowhere.png' in message
+        assert f"'{tmp_path / 'nowhere.png'}' matches no images" in message
 
     def test_configs(self, refuse, tmp_path):
         assert "config='nowhere.py'" in refuse(config='nowhere.py')
@@ -312,7 +330,8 @@ class TestBadInput:
         message = refuse(checkpoint='nowhere.pth')
         assert "checkpoint='nowhere.pth' is not a file" in message
         message = refuse(checkpoint=segmentor[1])
-        assert 'is not for the model of this config' in message
+        assert f'checkpoint={str(segmentor[1])!r}' in message
+        assert 'does not fit the model of this config' in message
         broken = tmp_path / 'broken.pth'
         broken.write_bytes(segmentor[1].read_bytes()[:1000])
         assert 'truncated' in refuse(checkpoint=broken)
@@ -325,15 +344,19 @@ class TestBadInput:
         file = tmp_path / 'file'
         file.touch()
         for out in (file, file / 'out'):
-            assert 'is not a folder' in refuse(out=out)
+            message = refuse(out=out)
+            assert f'--out-dir={str(out)!r}' in message
+            assert f'{file} is not a folder' in message
         old = tmp_path / 'old'
-        (old / 'preds').mkdir(parents=True)
-        assert 'holds results already' in refuse(out=old)
-        (old / 'vis').mkdir()
+        for name in ('pred', 'preds', 'vis'):
+            (old / name).mkdir(parents=True)
+            message = refuse(out=old)
+            assert 'holds results already' in message
+            assert str(old / name) in message
         image = old / 'vis/image.png'
         image.write_bytes(Path(scenes[0]).read_bytes())
         message = refuse('--force', image=image, out=old)
-        assert 'could overwrite it' in message
+        assert repr(str(image)) in message and 'could overwrite' in message
 
     def test_arguments(self, infer, scenes, detector, capsys):
         assert infer(*scenes[:2], detector[0]) == 2
@@ -379,3 +402,19 @@ def test_every_config(config, digits, tmp_path, infer):
     image = digits / 'images/val/000000.png'
     assert infer(image, small, checkpoint, '--out-dir', out) == 0
     assert (out / 'vis/000000.png').is_file()
+
+
+def test_names_that_only_a_suffix_tells_apart(
+    detector, scenes, tmp_path, infer
+):
+    for name, scene in (('ä b.png', 0), ('ä b.bmp', 1)):
+        cv2.imwrite(str(tmp_path / name), cv2.imread(scenes[scene]))
+    out = tmp_path / 'out'
+    assert infer(tmp_path, *detector, '--out-dir', out) == 0
+    for name in ('ä b.png', 'ä b.bmp'):
+        record = json.loads((out / f'preds/{name}.json').read_text())
+        expected = expect(*detector, str(tmp_path / name)).pred_instances
+        np.testing.assert_allclose(
+            record['scores'], expected.scores.numpy(), atol=1e-4
+        )
+        assert (out / f'vis/{name}.png').is_file()

@@ -1,20 +1,9 @@
 """Every tool that loads weights refuses those that would run code."""
 
-import os
-
 import pytest
 import tiny_run
 import torch
-
-
-class Payload:
-    """What an attacker would put into a checkpoint."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
+from payload import Payload
 
 
 @pytest.fixture(scope='module')

@@ -6,6 +6,7 @@ them, not taken from the models that the results are for.
 
 import hashlib
 import zlib
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 
-from mmbiformer.checkpoints.checkpoint import load_from_local, save_atomically
 from mmbiformer.checkpoints.convert import convert_checkpoint
+from mmbiformer.checkpoints.io import load_from_local, save_atomically
 from mmbiformer.utils.config import build_model
+from mmbiformer.utils.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONVERT = 'model_converters/biformer_to_mmbiformer.py'
@@ -183,7 +185,9 @@ def test_every_weight_arrives(tmp_path, name, arch):
 def test_imagenet_weights(tmp_path, run_tool):
     weights = fill(reference.released_shapes('tiny'))
     source, target = tmp_path / 'old.pth', tmp_path / 'new.pth'
-    torch.save(dict(model=weights, epoch=299), source)
+    # What the authors' training code saves besides the weights.
+    args = Namespace(model='biformer_tiny', lr=5e-4)
+    torch.save(dict(model=weights, epoch=299, args=args), source)
     config = ROOT / 'configs/segmentation/sfpn_biformer_tiny.py'
     result = run_tool(CONVERT, config, source, target)
     surplus = [n for n in weights if n.startswith(('head.', 'norm.'))]
@@ -213,7 +217,7 @@ def test_another_model_is_refused_by_name():
     del weights['neck.lateral_convs.0.conv.bias']
     weights['roi_head.x'] = torch.rand(2)
     weights['bbox_head.retina_cls.bias'] = torch.rand(9)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(CheckpointError) as error:
         convert_checkpoint(old, cfg, 'old.pth')
     message = str(error.value)
     assert 'missing: neck.lateral_convs.0.conv.bias' in message
@@ -224,7 +228,7 @@ def test_another_model_is_refused_by_name():
 def test_mmdet_1_is_refused():
     old = authors_checkpoint('retinanet', 'tiny')
     old['meta']['mmdet_version'] = '1.2.0'
-    with pytest.raises(ValueError, match='mmdet 1.2.0'):
+    with pytest.raises(CheckpointError, match='mmdet 1.2.0'):
         convert_checkpoint(old, read('retinanet_biformer_tiny'), 'old.pth')
 
 

@@ -44,7 +44,7 @@ def image(digits, tmp_path_factory):
 
 
 def outlined(picture):
-    """Return left, top, right and bottom of what has the query's colour."""
+    """Return left, top, right and bottom of the area in the query's color."""
     rgb = [int(QUERY_COLOR[i : i + 2], 16) for i in (1, 3, 5)]
     ys, xs = np.nonzero(np.abs(picture[..., ::-1] - rgb).max(axis=-1) < 12)
     return xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
@@ -92,7 +92,7 @@ def test_a_picture_and_a_page(run_tool, image, checkpoint, tmp_path):
 
 def test_all_stages_without_a_checkpoint(run_tool, image, tmp_path):
     result = run_tool(TOOL, image, CONFIG, '--all-stages', cwd=tmp_path)
-    assert 'without --checkpoint the weights are random' in result.stderr
+    assert 'without --checkpoint all weights are random' in result.stderr
     # Not a line for every weight.
     assert result.stdout == 'picture     routing.png\n'
     all_stages = cv2.imread(str(tmp_path / 'routing.png'))
@@ -113,7 +113,7 @@ class TestBadInput:
                 + [str(argument) for argument in arguments],
             )  # fmt: skip
             with pytest.raises(SystemExit) as error:
-                runpy.run_path(ROOT / 'tools' / TOOL, run_name='__main__')
+                runpy.run_path(str(ROOT / 'tools' / TOOL), run_name='__main__')
             assert not out.exists()
             message = str(error.value)
             assert message.startswith('routing.py: error: ')
@@ -128,7 +128,7 @@ class TestBadInput:
 
     def test_a_stage_without_routing(self, refuse):
         message = refuse('--stage=4')
-        assert 'stage=4 has no routing' in message
+        assert 'stage=4 has global attention' in message
         assert '[1, 2, 3]' in message
 
     def test_no_such_stage_or_block(self, refuse):
@@ -143,7 +143,7 @@ class TestBadInput:
             "default_scope = 'mmdet'\n"
         )
         message = refuse(config=config)
-        assert 'one BiFormer, but 0 are in this MaskRCNN' in message
+        assert 'one BiFormer, but this MaskRCNN contains 0' in message
 
     def test_images(self, refuse, tmp_path):
         message = refuse(image=tmp_path / 'nowhere.png')
@@ -163,14 +163,15 @@ class TestBadInput:
         other = tmp_path / 'other.pth'
         torch.save(dict(state_dict={'a': torch.zeros(1)}), other)
         message = refuse('--checkpoint', other)
-        assert 'is not for the model of this config: it lacks' in message
+        assert 'does not fit the model of this config' in message
+        assert 'missing: ' in message
         torch.save([1, 2], other)
         assert 'holds no weights' in refuse('--checkpoint', other)
 
     def test_outputs(self, refuse, image, tmp_path):
         assert '--out must end in .png' in refuse('--out=a.bmp')
         message = refuse('--out', tmp_path / 'nowhere/a.png')
-        assert 'there is no folder' in message
+        assert f"{tmp_path / 'nowhere'}' is not a folder" in message
         assert '--html must end in .html' in refuse('--html=a.txt')
         before = image.read_bytes()
         assert 'would overwrite the image' in refuse('--out', image)

@@ -285,13 +285,12 @@ def test_broken_annotations_are_named(digits, tmp_path, run_tool):
     )  # fmt: skip
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
-    assert 'cannot be built or read' in last
+    assert 'a file of this data set cannot be read (Expecting' in last
     assert f'{tmp_path}/broken.json' in last
 
 
 @pytest.mark.parametrize(
-    ('depths', 'problem'),
-    [('(1,1,5,1)', 'lacks'), ('(1,1,3,1)', 'has besides')],
+    ('depths', 'problem'), [('(1,1,5,1)', 'missing'), ('(1,1,3,1)', 'surplus')]
 )
 def test_a_checkpoint_of_another_model_is_refused(
     trained, digits, tmp_path, run_tool, depths, problem
@@ -302,7 +301,7 @@ def test_a_checkpoint_of_another_model_is_refused(
         check=False,
     )  # fmt: skip
     assert result.returncode == 1
-    assert 'is not for the model of this config' in result.stderr
+    assert 'does not fit the model of this config' in result.stderr
     assert problem in result.stderr
     assert 'backbone.stages.2' in result.stderr
 

@@ -1,8 +1,10 @@
 """Reading configs; what the tools make of them is tested with the tools."""
 
 import pytest
+from mmengine.config import Config
 
-from mmbiformer.utils.config import read_config
+from mmbiformer.utils.config import check_pretrained, read_config
+from mmbiformer.utils.errors import ConfigError, MissingFileError
 
 
 @pytest.mark.parametrize(
@@ -16,12 +18,23 @@ from mmbiformer.utils.config import read_config
 def test_configs_that_cannot_be_read(tmp_path, text, said):
     config = tmp_path / 'config.py'
     config.write_text(text)
-    with pytest.raises(ValueError, match=f'config=.*config.py.*{said}'):
+    with pytest.raises(ConfigError, match=f'config=.*config.py.*{said}'):
         read_config(str(config))
 
 
 def test_overrides_that_do_not_fit(tmp_path):
     config = tmp_path / 'config.py'
     config.write_text("default_scope = 'mmdet'\nmodel = dict(depths=(1, 2))\n")
-    with pytest.raises(ValueError, match='--cfg-options do not fit.*depths'):
+    with pytest.raises(ConfigError, match='--cfg-options do not fit.*depths'):
         read_config(str(config), {'model.depths.x': 3})
+
+
+def test_missing_weights_name_the_setting():
+    init_cfg = dict(type='Pretrained', checkpoint='nowhere.pth')
+    cfg = Config(dict(model=dict(backbone=dict(init_cfg=init_cfg))))
+    with pytest.raises(MissingFileError) as error:
+        check_pretrained(cfg)
+    assert "model.backbone.init_cfg.checkpoint='nowhere.pth'" in str(
+        error.value
+    )
+    assert 'model.backbone.init_cfg=None' in str(error.value)

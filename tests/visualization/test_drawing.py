@@ -98,13 +98,13 @@ def test_the_query_is_outlined_at_its_region(image, records, geometry):
 
 def test_panels_have_the_ratio_of_the_image(image, records, geometry):
     figure = draw_routing(image, records[3, -1], [(20, 15)], geometry)
+    assert to_image(figure).shape[2] == 3
     for axes in figure.axes:
         if axes.images:
             box = axes.get_window_extent()
             assert box.width / box.height == pytest.approx(
                 SIZE[1] / SIZE[0], rel=0.01
             )
-    assert to_image(figure).shape[2] == 3
 
 
 def colorfulness(picture, axes, box):

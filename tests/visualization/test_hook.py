@@ -122,7 +122,7 @@ def test_every_iteration(make_runner):
     ('hook', 'options', 'message'),
     [
         (dict(by_epoch=False), {}, 'by_epoch=False.*EpochBasedTrainLoop'),
-        (dict(stage=4), {}, 'stage=4 has no routing'),
+        (dict(stage=4), {}, 'stage=4 has global attention'),
         (dict(indices=[0, 2]), {}, r'between 0 and 1.*indices=\(0, 2\)'),
         (
             {},
@@ -141,5 +141,5 @@ def test_runs_that_it_cannot_serve(make_runner, hook, options, message):
 def test_bad_arguments():
     with pytest.raises(ValueError, match='interval=0'):
         RoutingVisualizationHook(interval=0)
-    with pytest.raises(ValueError, match='from 0 to below 1'):
+    with pytest.raises(ValueError, match=r'in \[0, 1\)'):
         RoutingVisualizationHook(points=[(0.5, 1)])

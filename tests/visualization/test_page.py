@@ -253,7 +253,7 @@ def test_arrow_keys_move_the_region(desktop):
     assert seen(desktop)[0] == region % 5
     # All controls are reached by the tabulator, in the order of the page.
     desktop.execute_script('arguments[0].focus()', find(desktop, '#stage'))
-    for name in ('block', 'colour', 'view'):
+    for name in ('block', 'color', 'view'):
         desktop.switch_to.active_element.send_keys(Keys.TAB)
         focused = desktop.switch_to.active_element
         assert focused.get_attribute('id') == name

@@ -232,14 +232,14 @@ def test_a_wrapped_detector_with_resizing_and_padding():
 class TestBadInput:
     def test_no_biformer(self):
         with (
-            pytest.raises(ValueError, match='0 are in this Linear'),
+            pytest.raises(ValueError, match='this Linear contains 0'),
             record_routing(nn.Linear(1, 1)),
         ):
             pass
 
     def test_two_of_them(self):
         models = nn.ModuleList([make_model(), make_model()])
-        with pytest.raises(ValueError, match='2 are in'):
+        with pytest.raises(ValueError, match='contains 2'):
             resolve_layer(models, 1)
 
     @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ class TestBadInput:
             (3, 3, 'between 1 and 2.*stage 3, got block=3'),
             (3, 0, 'got block=0'),
             (3, -3, 'got block=-3'),
-            (4, -1, r'stage=4 has no routing.*\[1, 2, 3\]'),
+            (4, -1, r'stage=4 has global attention.*\[1, 2, 3\]'),
         ],
     )
     def test_layers_that_are_not_there(self, stage, block, message):

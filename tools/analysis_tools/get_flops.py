@@ -1,22 +1,26 @@
 """Count parameters and FLOPs (multiply-adds) of a model."""
 
 import argparse
-import sys
+import signal
 from typing import Tuple
 
-from mmengine.config import DictAction
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from mmbiformer.models import BiFormer
-from mmbiformer.utils.config import build_model, read_config
-from mmbiformer.utils.flops import (
+from mmbiformer.models.flops import (
     count_backbone,
     count_classifier_head,
     count_model,
     format_parts,
 )
+from mmbiformer.utils.arguments import add_cfg_options
+from mmbiformer.utils.command_line import command_line
+from mmbiformer.utils.config import build_model, read_config
 from mmbiformer.utils.synthetic import random_batch
 
-# The sizes for which papers tell FLOPs.
+# The image sizes that papers report FLOPs for.
 SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'arch': (224, 224)}
 
 
@@ -31,14 +35,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--arch',
         choices=list(BiFormer.arch_zoo),
-        help='instead of a config: count this backbone, for classification '
-        'and for dense prediction',
+        help='instead of a config: backbone to count, for classification '
+        'and dense prediction',
     )
     parser.add_argument(
         '--n-win',
         type=int,
         default=7,
-        help='regions per side, with --arch (default: 7)',
+        help='number of regions per side, with --arch (default: 7)',
     )
     parser.add_argument(
         '--shape',
@@ -49,18 +53,12 @@ def parse_args() -> argparse.Namespace:
         '(default: 800 1280 for detection, 512 2048 for segmentation, '
         '224 224 with --arch)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
+    add_cfg_options(parser)
     args = parser.parse_args()
     if (args.config is None) == (args.arch is None):
-        parser.error('give a config or --arch, one of them')
+        parser.error('either a config or --arch is required')
     if args.arch and args.cfg_options:
-        parser.error('--cfg-options need a config')
+        parser.error('--cfg-options requires a config')
     if args.shape and (len(args.shape) > 2 or min(args.shape) < 32):
         parser.error(
             '--shape takes one or two numbers of at least 32, got '
@@ -76,7 +74,7 @@ def shape_of(args: argparse.Namespace, kind: str) -> Tuple[int, int]:
 
 
 def report_arch(args: argparse.Namespace) -> None:
-    """Print a backbone in both its forms."""
+    """Print a backbone for classification and dense prediction."""
     shape = shape_of(args, 'arch')
     backbone = BiFormer(args.arch, args.n_win)
     *stages, norms = count_backbone(backbone, shape)
@@ -89,7 +87,7 @@ def report_arch(args: argparse.Namespace) -> None:
 
 
 def report_config(args: argparse.Namespace) -> None:
-    """Print the parts of a model, and the stages of its backbone."""
+    """Print the parts of a model and the stages of its backbone."""
     cfg = read_config(args.config, args.cfg_options)
     scope = cfg.default_scope
     shape = shape_of(args, scope)
@@ -107,11 +105,9 @@ def report_config(args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
-    try:
+    with command_line('get_flops.py'):
         report_arch(args) if args.arch else report_config(args)
-    except (KeyError, OSError, TypeError, ValueError) as error:
-        sys.exit(f'get_flops.py: error: {error}')
-    print('\nFLOPs are multiply-adds, as the paper and mmengine count.')
+    print('\nFLOPs are multiply-adds, as counted in the paper and mmengine.')
 
 
 if __name__ == '__main__':

@@ -1,9 +1,14 @@
-"""Draw the curves of one or several training runs."""
+"""Plot the curves of one or several training runs on one page."""
 
 import argparse
-import sys
+import signal
 from pathlib import Path
 
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from mmbiformer.utils.command_line import command_line
 from mmbiformer.utils.files import check_output
 from mmbiformer.visualization import PICTURE_SUFFIXES
 from mmbiformer.visualization.curves import draw_curves, read_log
@@ -15,25 +20,18 @@ def parse_args() -> argparse.Namespace:
         'logs',
         nargs='+',
         metavar='LOG',
-        help='work directory, folder of a run, or scalars.json',
+        help='work directory (its runs are merged, as parts of a resumed '
+        'training), folder of a run, or scalars.json',
     )
     parser.add_argument(
-        '--keys',
-        nargs='+',
-        metavar='KEY',
-        help='what to draw, such as loss_cls or coco/bbox_mAP_50 (default: '
-        'loss, learning rate, AP or mIoU, time, memory)',
+        '--legend', nargs='+', metavar='NAME', help='name of each run'
     )
-    parser.add_argument(
-        '--legend', nargs='+', metavar='NAME', help='what to call each run'
-    )
-    parser.add_argument('--title', help='title of the picture')
     parser.add_argument(
         '--out',
         type=Path,
         default='curves.png',
         metavar='FILE',
-        help=f'picture to write, {", ".join(PICTURE_SUFFIXES)} '
+        help=f'file to write, {", ".join(PICTURE_SUFFIXES)} '
         '(default: %(default)s)',
     )
     args = parser.parse_args()
@@ -48,16 +46,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     names = args.legend or [None] * len(args.logs)
-    try:
+    with command_line('plot_log.py'):
         check_output(args.out, '--out', True, PICTURE_SUFFIXES)
         runs = [
             read_log(log, name)
             for log, name in zip(args.logs, names, strict=True)
         ]
-        figure = draw_curves(runs, args.keys, args.title)
-        figure.savefig(args.out)
-    except (OSError, ValueError) as error:
-        sys.exit(f'plot_log.py: error: {error}')
+        draw_curves(runs).savefig(args.out)
     print(f'picture     {args.out}')
 
 

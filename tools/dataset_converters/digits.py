@@ -1,25 +1,29 @@
-"""Compose scenes from scikit-learn's real handwritten digits.
+"""Create a data set of scenes composed of real handwritten digits.
 
-The 1,797 digits (8 x 8 pixels, from the UCI repository, in scikit-learn's
-package) are scaled, coloured and laid on varied backgrounds, some behind
-others. Written are images, COCO instance annotations with RLE masks, and
-semantic label PNGs of the same scenes (0 is background, d + 1 the digit d):
+The 1,797 digits of scikit-learn (8 x 8 pixels, from the UCI repository) are
+scaled, colored and placed on varied backgrounds, where they may overlap. The
+data set has images, COCO instance annotations with RLE masks, and semantic
+label maps of the same scenes (0 is the background, d + 1 the digit d):
 
     OUT/images/{train,val}/*.png
     OUT/labels/{train,val}/*.png
     OUT/annotations/instances_{train,val}.json
     OUT/settings.json
 
-Train and val share no digit. The same settings give the same bytes.
+Train and val share no digit. The same settings give the same files.
 """
 
 import argparse
 import json
 import shutil
-import sys
+import signal
 import tempfile
 from pathlib import Path
 from typing import List, Tuple
+
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import cv2
 import numpy as np
@@ -27,14 +31,18 @@ from mmengine.utils import track_iter_progress
 from pycocotools import mask as mask_utils
 from sklearn.datasets import load_digits
 
+from mmbiformer.utils.command_line import command_line
+from mmbiformer.utils.errors import OutputError
+from mmbiformer.utils.files import check_writable
+
 VAL_SHARE = 0.2
-"""float: Share of the digits kept for val, and scenes of val per scene."""
+"""float: Share of the digits used for val, and val scenes per train scene."""
 HEIGHT_RANGE = (0.2, 0.3)
-"""tuple[float, float]: Height of a digit in units of the scene's side."""
+"""tuple[float, float]: Height of a digit relative to the side of the scene."""
 MAX_HIDDEN = 0.15
-"""float: No digit is hidden by later ones by more than this share."""
+"""float: Maximum share of a digit that later digits may hide."""
 MIN_CONTRAST = 90
-"""int: A digit is brighter by at least this than what it lies on."""
+"""int: Minimum difference in brightness between a digit and its background."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,13 +50,13 @@ def parse_args() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('out', type=Path, help='folder to make')
+    parser.add_argument('out', type=Path, help='folder to create')
     parser.add_argument(
         '--images',
         type=int,
         default=400,
         metavar='N',
-        help='scenes for training; a fifth of that more for val '
+        help='number of scenes for training; val gets a fifth of that '
         '(default: %(default)s)',
     )
     parser.add_argument(
@@ -63,10 +71,13 @@ def parse_args() -> argparse.Namespace:
         nargs=2,
         default=(4, 8),
         metavar=('MIN', 'MAX'),
-        help='digits in a scene (default: 4 8)',
+        help='number of digits in a scene (default: 4 8)',
     )
     parser.add_argument(
-        '--seed', type=int, default=0, help='(default: %(default)s)'
+        '--seed',
+        type=int,
+        default=0,
+        help='random seed (default: %(default)s)',
     )
     args = parser.parse_args()
     if args.images < 1:
@@ -76,7 +87,7 @@ def parse_args() -> argparse.Namespace:
     low, high = args.digits_per_image
     if not 0 <= low <= high <= 20 or high < 1:
         parser.error(
-            '--digits-per-image must be two rising numbers from 0 '
+            '--digits-per-image must be two ascending numbers from 0 '
             f'to 20, the second at least 1, got {low} {high}'
         )
     if args.seed < 0:
@@ -99,13 +110,13 @@ def split_digits(seed: int) -> dict:
 
 
 def make_background(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Return an image of size x size: coloured clouds and a few strokes."""
+    """Create a background, size x size: color gradients and strokes."""
     cells = int(rng.integers(2, 5))
     coarse = rng.uniform(0, 110, 3) + rng.normal(0, 20, (cells, cells, 3))
     image = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
     image = np.clip(image, 0, 255)
     for _ in range(int(rng.integers(0, 4))):
-        # Clutter that is not a digit: a stroke, faint against what is there.
+        # Clutter that is not a digit: a semi-transparent stroke.
         start, end = rng.integers(0, size, (2, 2)).tolist()
         stroke = image.copy()
         cv2.line(
@@ -121,7 +132,7 @@ def make_background(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def choose_color(under: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return a colour brighter than the background under a digit."""
+    """Choose a color that is brighter than the background of a digit."""
     color = rng.uniform(100, 255, 3)
     lacking = under.mean() + MIN_CONTRAST - color.mean()
     return np.clip(color + max(0, lacking), 0, 255)
@@ -130,7 +141,7 @@ def choose_color(under: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def place_digit(
     glyph: np.ndarray, size: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return the opacity, size x size, of a digit at a random place."""
+    """Return the opacity map, size x size, of a digit at a random position."""
     height = rng.uniform(*HEIGHT_RANGE) * size
     scale = height / glyph.shape[0]
     angle = np.deg2rad(rng.uniform(-5, 5))
@@ -149,7 +160,7 @@ def place_digit(
         (size, size),
         flags=cv2.INTER_CUBIC,
     )
-    # Steeper edges than those of an enlarged 8 x 8 picture, bolder strokes.
+    # Sharpen the edges of the upscaled 8 x 8 image, and thicken the strokes.
     return np.clip(2.5 * (ink - 0.4) + 0.5, 0, 1)
 
 
@@ -164,10 +175,11 @@ def make_scene(
 
     Args:
         glyphs (np.ndarray): Digits of shape (M, 8, 8), from 0 to 1.
-        labels (np.ndarray): Their values, of shape (M, ).
+        labels (np.ndarray): Digit values of shape (M, ).
         size (int): Side of the scene in pixels.
-        count (int): Digits to place; fewer where no room is left.
-        rng (np.random.Generator): Source of all that is random.
+        count (int): Number of digits to place; there may be fewer if no room
+            is left.
+        rng (np.random.Generator): Random generator.
 
     Returns:
         tuple: The image, uint8 of shape (size, size, 3), and for each digit
@@ -225,7 +237,7 @@ def write_split(
     low, high = args.digits_per_image
     print(f'{split}: {scenes} scenes from {len(digits[1])} digits')
     for image_id in track_iter_progress(range(scenes)):
-        # One generator a scene: scene i does not depend on how many follow.
+        # One generator per scene, so that scenes are independent.
         rng = np.random.default_rng(
             [args.seed, 1 + (split == 'val'), image_id]
         )
@@ -241,7 +253,10 @@ def write_split(
             )
         for kind, content in (('images', image), ('labels', label)):
             if not cv2.imwrite(str(out / kind / split / name), content):
-                raise OSError(f'cannot write {out / kind / split / name}')
+                raise OutputError(
+                    f'OUT={str(out)!r}: {kind}/{split}/{name} cannot be '
+                    'written; the disk may be full'
+                )
         images.append(
             dict(
                 id=image_id, file_name=name, width=args.size, height=args.size
@@ -259,8 +274,8 @@ def write_split(
     )
 
 
-def main() -> None:
-    args = parse_args()
+def write_digits(args: argparse.Namespace) -> None:
+    """Write the data set, or nothing."""
     settings = dict(
         images=args.images,
         size=args.size,
@@ -271,19 +286,16 @@ def main() -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         stored = out / 'settings.json'
         if stored.is_file() and stored.read_text() == json.dumps(settings):
-            print(f'{out} holds these scenes already')
+            print(f'{out} already contains these scenes')
             return
-        sys.exit(
-            f'digits.py: error: OUT={str(out)!r} exists and holds '
-            'something else, or scenes of other settings; remove it or name '
-            'another folder'
+        raise OutputError(
+            f'OUT={str(out)!r} exists and has other content, or scenes with '
+            'other settings; remove it or choose another folder'
         )
+    check_writable(out.parent, 'OUT')
+    out.parent.mkdir(parents=True, exist_ok=True)
     digits = split_digits(args.seed)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        sys.exit(f'digits.py: error: OUT={str(out)!r}: {error}')
-    # Visible under its name only when it is complete.
+    # The folder appears under its name only when it is complete.
     scratch = Path(tempfile.mkdtemp(prefix=f'.{out.name}-', dir=out.parent))
     try:
         write_split(scratch, 'train', args.images, digits['train'], args)
@@ -300,8 +312,11 @@ def main() -> None:
     print(f'written to {out}')
 
 
+def main() -> None:
+    args = parse_args()
+    with command_line('digits.py'):
+        write_digits(args)
+
+
 if __name__ == '__main__':
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit('\ndigits.py: interrupted; nothing was written')
+    main()

@@ -1,15 +1,22 @@
-"""Tell what is wrong with the data of a config, before training.
+"""Check all data of a config, before training.
 
-All images, annotations and label maps are read. Exits with 1 if anything
-would stop training or testing, or give wrong results.
+All images, annotations and label maps are read. The exit status is 1 if any
+problem would stop training or testing, or lead to wrong results.
 """
 
 import argparse
 import os
+import signal
 import sys
 
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from mmbiformer.datacheck.splits import SPLITS, check_split
-from mmbiformer.utils.config import add_config_arguments, read_config
+from mmbiformer.utils.arguments import add_config_arguments
+from mmbiformer.utils.command_line import command_line
+from mmbiformer.utils.config import read_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,20 +30,21 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         choices=SPLITS,
         default=('train', 'val'),
-        help='which of the data sets to look at (default: train val)',
+        help='data sets to check (default: train val)',
     )
     parser.add_argument(
         '--workers',
         type=int,
         default=os.cpu_count() or 1,
-        help='processes that read images (default: one a core)',
+        help='number of processes that read images (default: one per core)',
     )
     parser.add_argument(
         '--show',
         type=int,
         default=3,
         metavar='N',
-        help='files to name for each kind of problem (default: %(default)s)',
+        help='number of files to list for each kind of problem '
+        '(default: %(default)s)',
     )
     args = parser.parse_args()
     for name, least in (('workers', 1), ('show', 0)):
@@ -49,13 +57,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    try:
+    with command_line('check_dataset.py'):
         cfg = read_config(args.config, args.cfg_options)
         reports = [
             check_split(cfg, split, args.workers) for split in args.splits
         ]
-    except (OSError, RuntimeError, ValueError) as error:
-        sys.exit(f'check_dataset.py: error: {error}')
     for report in reports:
         print(f'\n{report.text(args.show)}')
     fatal = [
@@ -70,7 +76,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit('\ncheck_dataset.py: interrupted')
+    main()

@@ -1,10 +1,16 @@
-"""Print a config with all that it inherits."""
+"""Print a config with everything that it inherits."""
 
 import argparse
-import sys
+import signal
 from pathlib import Path
 
-from mmbiformer.utils.config import add_config_arguments, read_config
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from mmbiformer.utils.arguments import add_config_arguments
+from mmbiformer.utils.command_line import command_line
+from mmbiformer.utils.config import read_config
 from mmbiformer.utils.files import check_output
 
 
@@ -15,14 +21,14 @@ def parse_args() -> argparse.Namespace:
         '--save-path',
         type=Path,
         metavar='FILE',
-        help='save it too: .py, .json or .yml; FILE must not exist',
+        help='also save it to a new file: .py, .json or .yml',
     )
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    try:
+    with command_line('print_config.py'):
         if args.save_path:
             check_output(
                 args.save_path,
@@ -30,11 +36,9 @@ def main() -> None:
                 suffixes=('.py', '.json', '.yml'),
             )
         cfg = read_config(args.config, args.cfg_options)
-    except (OSError, ValueError) as error:
-        sys.exit(f'print_config.py: error: {error}')
-    if args.save_path:
-        cfg.dump(args.save_path)
-    print(f'Config:\n{cfg.pretty_text}')
+        if args.save_path:
+            cfg.dump(args.save_path)
+        print(f'Config:\n{cfg.pretty_text}')
 
 
 if __name__ == '__main__':

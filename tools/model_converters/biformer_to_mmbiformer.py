@@ -11,12 +11,18 @@ for, and DST holds those that CONFIG's model has:
 """
 
 import argparse
-import sys
+import signal
 from pathlib import Path
 
-from mmbiformer.checkpoints.checkpoint import load_from_local, save_atomically
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from mmbiformer.checkpoints.convert import convert_checkpoint
-from mmbiformer.utils.config import add_config_arguments, read_config
+from mmbiformer.checkpoints.io import load_checkpoint, save_atomically
+from mmbiformer.utils.arguments import add_config_arguments
+from mmbiformer.utils.command_line import command_line
+from mmbiformer.utils.config import read_config
 from mmbiformer.utils.files import check_output
 from mmbiformer.utils.text import list_some
 
@@ -37,14 +43,12 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    try:
+    with command_line('biformer_to_mmbiformer.py'):
         check_output(args.dst, 'DST', args.force)
         cfg = read_config(args.config, args.cfg_options)
-        checkpoint = load_from_local(args.src, map_location='cpu')
+        checkpoint = load_checkpoint(args.src, map_location='cpu')
         checkpoint, fates = convert_checkpoint(checkpoint, cfg, args.src)
         save_atomically(checkpoint, args.dst, args.force)
-    except (OSError, RuntimeError, ValueError) as error:
-        sys.exit(f'biformer_to_mmbiformer.py: error: {error}')
     print(f'{len(fates["kept"])} weights of {args.src} written to {args.dst}')
     for fate, why in (
         ('left out', 'the model has no such layer'),

@@ -1,11 +1,16 @@
 """Publish a checkpoint: without the optimizer, its hash in the name."""
 
 import argparse
-import sys
+import signal
 from pathlib import Path
 
-from mmbiformer.checkpoints.checkpoint import load_from_local, save_atomically
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from mmbiformer.checkpoints.convert import strip_checkpoint
+from mmbiformer.checkpoints.io import load_checkpoint, save_atomically
+from mmbiformer.utils.command_line import command_line
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,17 +35,15 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    try:
+    with command_line('publish_model.py'):
         checkpoint, left_out = strip_checkpoint(
-            load_from_local(args.in_file, map_location='cpu'),
+            load_checkpoint(args.in_file, map_location='cpu'),
             args.in_file,
             args.save_keys,
         )
         path = save_atomically(
             checkpoint, args.out_file, args.force, add_hash=True
         )
-    except (OSError, RuntimeError, ValueError) as error:
-        sys.exit(f'publish_model.py: error: {error}')
     print(f'left out: {", ".join(left_out) or "nothing"}')
     print(f'written to {path}')
 

@@ -11,10 +11,15 @@ where the config has not AdamW already, with no decay of the norms.
 
 import argparse
 import os.path as osp
-import sys
+import signal
 from pathlib import Path
 
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from mmbiformer.models.swap import render_config, swap_backbone
+from mmbiformer.utils.command_line import command_line
 from mmbiformer.utils.config import read_config, task_of
 from mmbiformer.utils.files import check_output
 
@@ -46,7 +51,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    try:
+    with command_line('swap_backbone.py'):
         check_output(args.out, 'OUT', args.force)
         name = args.config
         cfg = read_config(name)
@@ -57,9 +62,7 @@ def main() -> None:
         donor = CONFIGS / task / f'{DONORS[task]}{suffix}.py'
         donor = read_config(args.donor or str(donor))
         settings, notes = swap_backbone(cfg, donor)
-    except (OSError, RuntimeError, ValueError) as error:
-        sys.exit(f'swap_backbone.py: error: {error}')
-    args.out.write_text(render_config(name, settings))
+        args.out.write_text(render_config(name, settings))
     print(f'written to {args.out}', *notes, sep='\n')
 
 

@@ -1,24 +1,32 @@
-"""Draw where a model looks: routed regions and attention of points."""
+"""Visualize the routed regions and the attention of points."""
 
 import argparse
 import contextlib
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import List, Tuple
 
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the tool without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import cv2
 import mmcv
 import numpy as np
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from torch import nn
 
+from mmbiformer.inference.inferencer import check_device, load_weights, predict
+from mmbiformer.utils.arguments import add_cfg_options
+from mmbiformer.utils.command_line import command_line
 from mmbiformer.utils.config import build_model, load_config
+from mmbiformer.utils.errors import ConfigError, DataError, MissingFileError
 from mmbiformer.utils.files import check_output
-from mmbiformer.utils.inference import check_device, load_weights, predict
 from mmbiformer.visualization import (
     PICTURE_SUFFIXES,
     ImageGeometry,
@@ -34,12 +42,12 @@ from mmbiformer.visualization import (
 
 
 def parse_point(text: str) -> Tuple[float, float]:
-    """Read a point from the command line."""
+    """Parse a point on the command line."""
     try:
         x, y = map(float, text.split(','))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f'a point is X,Y in pixels, such as 120,80, got {text!r}'
+            f'a point must be X,Y in pixels, such as 120,80, got {text!r}'
         ) from None
     return x, y
 
@@ -50,15 +58,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file path')
     parser.add_argument(
         '--checkpoint',
-        help="checkpoint file of the config's model; without it the weights "
-        'are as at the start of a training, random or those of init_cfg',
+        help="checkpoint file of the config's model; without it, the weights "
+        'are initialized as for training: random, or those of init_cfg',
     )
     stages = parser.add_mutually_exclusive_group()
     stages.add_argument(
         '--stage',
         type=int,
         default=3,
-        help='stage, 1 to 4 as in the paper (default: %(default)s)',
+        help='stage, from 1 to 4 as in the paper (default: %(default)s)',
     )
     stages.add_argument(
         '--all-stages',
@@ -69,7 +77,7 @@ def parse_args() -> argparse.Namespace:
         '--block',
         type=int,
         default=-1,
-        help='block of the stage, from 1, or from -1 at the end '
+        help='block of the stage, counted from 1, or backward from -1 '
         '(default: %(default)s)',
     )
     parser.add_argument(
@@ -77,40 +85,36 @@ def parse_args() -> argparse.Namespace:
         type=parse_point,
         nargs='+',
         metavar='X,Y',
-        help='points to look from, in pixels of the image; without it, '
-        'points on the objects that the checkpoint finds, or on a diagonal',
+        help='query points, in pixels of the image (default: points on the '
+        'predicted objects or, without a checkpoint, on a diagonal)',
     )
     parser.add_argument(
         '--out',
         type=Path,
         metavar='FILE',
-        help=f'picture to write, {", ".join(PICTURE_SUFFIXES)}; without it '
-        'and --html: routing.png',
+        help=f'file to write the picture to, {", ".join(PICTURE_SUFFIXES)} '
+        '(default: routing.png, unless --html is given)',
     )
     parser.add_argument(
         '--html',
         type=Path,
         metavar='FILE.html',
-        help='page to write, which shows the routing of every region in '
-        'every layer',
+        help='file to write an interactive page to, with the routing of '
+        'every region in every layer',
     )
     parser.add_argument(
-        '--device', default=get_device(), help='(default: %(default)s)'
+        '--device',
+        default=get_device(),
+        help='device to run on (default: %(default)s)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 
 def read_image(path: str) -> np.ndarray:
     """Read an image in RGB."""
     if not os.path.isfile(path):
-        raise FileNotFoundError(
+        raise MissingFileError(
             f'image={path!r} is not a file (looked for '
             f'{os.path.abspath(path)})'
         )
@@ -119,18 +123,18 @@ def read_image(path: str) -> np.ndarray:
     except cv2.error:  # of an empty file
         image = None
     if image is None:
-        raise ValueError(f'image={path!r} cannot be read as an image')
+        raise DataError(f'image={path!r} cannot be read as an image')
     return image
 
 
 def warn_of_weights(cfg: Config) -> None:
-    """Tell whose weights are drawn without a checkpoint."""
+    """Warn which weights are visualized without a checkpoint."""
     init_cfg = cfg.model.get('backbone', {}).get('init_cfg') or {}
-    weights = 'the weights are random, and the pictures show no more'
+    weights = 'all weights are random'
     if isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained':
         weights = (
             f'the weights of the backbone are those of its init_cfg, '
-            f'{init_cfg.checkpoint}, and all others are random'
+            f'{init_cfg.checkpoint}, all others are random'
         )
     print(
         f'routing.py: warning: without --checkpoint {weights}', file=sys.stderr
@@ -140,7 +144,7 @@ def warn_of_weights(cfg: Config) -> None:
 def choose_layers(
     model: nn.Module, args: argparse.Namespace
 ) -> List[Tuple[int, int]]:
-    """Return stage and block of the layers to draw."""
+    """Return stage and block of the layers to visualize."""
     if not args.all_stages:
         return [resolve_layer(model, args.stage, args.block)]
     stages = sorted({stage for stage, _ in find_layers(model)})
@@ -151,25 +155,25 @@ def choose_layers(
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draw what the arguments ask for."""
+    """Write the picture and the page."""
     image = read_image(args.image)
     if args.out is None and args.html is None:
         args.out = Path('routing.png')
     if args.out is not None:
         check_output(args.out, '--out', True, PICTURE_SUFFIXES)
         if args.out.exists() and args.out.samefile(args.image):
-            raise ValueError(
+            raise ConfigError(
                 f'--out={str(args.out)!r} would overwrite the image'
             )
     if args.html is not None:
         check_output(args.html, '--html', True, ('.html',))
     for point in args.point or []:
         ImageGeometry(image.shape[:2]).check_point(point)
-    # mmengine tells how it initializes each single weight.
+    # mmengine logs the initialization of every single weight.
     MMLogger.get_current_instance().setLevel(logging.WARNING)
     cfg = load_config(args.config, args.cfg_options)
     if (cfg.model.get('test_cfg') or {}).get('mode') == 'slide':
-        # The records are of one forward pass, over the whole image.
+        # Record a single forward pass, over the whole image.
         cfg.model.test_cfg.mode = 'whole'
     check_device(args.device)
     model = build_model(cfg).to(args.device)
@@ -215,10 +219,8 @@ def run(args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
-    try:
+    with command_line('routing.py'):
         run(args)
-    except (OSError, RuntimeError, ValueError) as error:
-        sys.exit(f'routing.py: error: {error}')
 
 
 if __name__ == '__main__':

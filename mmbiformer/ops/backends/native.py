@@ -8,7 +8,7 @@ it.
 import contextlib
 import ctypes
 import math
-from importlib.machinery import EXTENSION_SUFFIXES
+import sys
 from pathlib import Path
 from typing import Any, Optional, Tuple
 
@@ -71,15 +71,10 @@ def _load() -> Optional[ctypes.CDLL]:
         with contextlib.suppress(OSError):
             ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
             break
-    names = (f'_native_{capability}', '_native')
-    files = [
-        here / f'{name}{suffix}'
-        for name in names
-        for suffix in EXTENSION_SUFFIXES
-    ]
-    for file in filter(Path.is_file, files):
+    suffix = {'win32': '.dll', 'darwin': '.dylib'}.get(sys.platform, '.so')
+    for name in (f'_native_{capability}', '_native'):
         with contextlib.suppress(OSError):
-            return ctypes.CDLL(str(file))
+            return ctypes.CDLL(str(here / f'{name}{suffix}'))
     return None
 
 

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from mmbiformer.models import BiFormer
-from mmbiformer.utils.flops import count_backbone, count_classifier_head, total
+from mmbiformer.models.flops import (
+    count_backbone,
+    count_classifier_head,
+    total,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / 'configs/detection/maskrcnn_biformer_digits.py'
@@ -139,7 +143,7 @@ def test_tool_counts_a_segmentor_without_biformer(run_tool_here):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ([], 'give a config or --arch'),
+        ([], 'either a config or --arch'),
         (['missing.py'], "config='missing.py' is not a file"),
         (['mmdet::missing.py'], "config='mmdet::missing.py'"),
         ([CONFIG, '--shape', 1], '--shape 1'),

@@ -7,14 +7,13 @@ import pytest
 from PIL import Image
 
 from mmbiformer.inference.media import (
-    MediaImage,
-    Problem,
-    count_images,
-    find_media,
+    count_frames,
+    find_files,
     name_results,
     read_image,
-    read_media,
+    read_video,
 )
+from mmbiformer.utils.errors import DataError
 
 
 @pytest.fixture
@@ -24,12 +23,13 @@ def tree(tmp_path, monkeypatch):
     for name in (
         'a/2.jpg', 'a/10.PNG', 'a/.hidden.png', 'a/notes.txt', 'a/deep/3.png',
         'b/2.jpg', 'b/clip.mp4', 'empty/notes.txt', 'odd.dat', 'x[1].png',
+        'y[1]/4.png',
     ):  # fmt: skip
         Path(name).parent.mkdir(exist_ok=True, parents=True)
         Path(name).touch()
 
 
-class TestFindMedia:
+class TestFindFiles:
     @pytest.mark.parametrize(
         ('source', 'expected'),
         [
@@ -39,25 +39,25 @@ class TestFindMedia:
             ('a/**', ['a/10.PNG', 'a/2.jpg', 'a/deep/3.png']),
             ('odd.dat', ['odd.dat']),
             ('x[1].png', ['x[1].png']),
+            ('y[1]', ['y[1]/4.png']),
         ],
     )
     def test_files_folders_and_patterns(self, tree, source, expected):
-        assert find_media([source]) == (expected, [])
+        assert find_files([source]) == (expected, {})
 
     def test_each_file_once(self, tree):
-        found, _ = find_media(['b/2.jpg', 'b', os.path.abspath('b/2.jpg')])
+        sources = ['b/2.jpg', 'b', os.path.abspath('b/2.jpg')]
+        found, _ = find_files(sources)
         assert found == ['b/2.jpg', 'b/clip.mp4']
 
     def test_what_leads_to_nothing(self, tree):
-        found, problems = find_media(['empty', 'a/2.jpg', '*.gif', 'no.png'])
+        sources = ['empty', 'a/2.jpg', '*.gif', 'no.png']
+        found, skipped = find_files(sources)
         assert found == ['a/2.jpg']
-        assert [problem.source for problem in problems] == [
-            'empty', '*.gif', 'no.png',
-        ]  # fmt: skip
-        reasons = [problem.reason for problem in problems]
-        assert 'folder without images' in reasons[0]
-        assert 'pattern that no image' in reasons[1]
-        assert os.path.abspath('no.png') in reasons[2]
+        assert list(skipped) == ['empty', '*.gif', 'no.png']
+        assert 'is a folder without images' in skipped['empty']
+        for source, reason in skipped.items():
+            assert os.path.abspath(source) in reason
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ class TestFindMedia:
         (['d/a.png', 'e/A.png', 'e/b.png'], ['d/a', 'e/A', 'e/b']),
         (['d/a.png', 'd/a.jpg', 'd/b.jpg'], ['a.png', 'a.jpg', 'b']),
         (['a.png', 'd/a.png', 'd/a.jpg'], ['a', 'd/a.png', 'd/a.jpg']),
-        # The frames of a video lie in a folder of its name.
+        # The predictions of a video are in a folder of its name.
         (['a.mp4', 'a/0.png', 'b/0.png'], ['a.mp4', 'a/0', 'b/0']),
         (['a.png', 'a.jpg', 'a.png.png'], ['a.png', 'a.jpg', 'a.png.png']),
     ],
@@ -106,49 +106,58 @@ class TestReadImage:
             np.testing.assert_array_equal(image, np.dstack([grey] * 3))
 
     @pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp', '.webp'])
-    def test_what_is_cut_off_is_refused(self, pixels, tmp_path, suffix):
+    def test_a_truncated_file_is_refused(self, pixels, tmp_path, suffix):
         content = cv2.imencode(suffix, pixels)[1].tobytes()
         path = tmp_path / f'image{suffix}'
         path.write_bytes(content[: len(content) * 2 // 3])
-        with pytest.raises(ValueError, match='truncated or broken'):
+        with pytest.raises(DataError, match='is truncated'):
             read_image(str(path))
 
     def test_what_is_no_image_is_refused(self, tmp_path):
         path = tmp_path / 'image.jpg'
-        path.write_bytes(b'')
-        with pytest.raises(ValueError, match='is empty'):
-            read_image(str(path))
-        path.write_bytes(b'no image')
-        with pytest.raises(ValueError, match='cannot be read as an image'):
-            read_image(str(path))
+        for content in (b'', b'no image'):
+            path.write_bytes(content)
+            with pytest.raises(DataError, match='cannot be read as an image'):
+                read_image(str(path))
         path.unlink()
-        with pytest.raises(ValueError, match='No such file'):
+        with pytest.raises(DataError, match='No such file'):
             read_image(str(path))
 
 
-def test_reading_images_and_videos(tmp_path):
-    clip, image = str(tmp_path / 'clip.mp4'), str(tmp_path / 'image.png')
+def test_reading_a_video(tmp_path):
+    clip = tmp_path / 'clip.mp4'
     writer = cv2.VideoWriter(
-        clip, cv2.VideoWriter_fourcc(*'mp4v'), 5.0, (64, 48)
+        str(clip), cv2.VideoWriter_fourcc(*'mp4v'), 5.0, (64, 48)
     )
     for value in (0, 100, 200):
         writer.write(np.full((48, 64, 3), value, np.uint8))
     writer.release()
-    cv2.imwrite(image, np.zeros((8, 9, 3), np.uint8))
-    broken = tmp_path / 'broken.mp4'
-    broken.write_bytes(Path(clip).read_bytes()[:500])
-
-    paths = [clip, str(broken), image]
-    assert count_images(paths) == 5
-    *frames, problem, last = read_media(paths, ['clip', 'broken', 'image'])
+    assert count_frames(str(clip)) == 3
+    frames = list(read_video(str(clip), 'name'))
     assert [frame.name for frame in frames] == [
-        f'clip/00000{index}' for index in range(3)
+        f'name/00000{index}' for index in range(3)
     ]
     for frame, value in zip(frames, (0, 100, 200), strict=True):
         assert frame.pixels.shape == (48, 64, 3)
         assert abs(frame.pixels.mean() - value) < 5
-        assert frame.video.fps == 5
-        assert frame.source is frame.pixels
-    assert problem == Problem(str(broken), 'cannot be read as a video')
-    assert isinstance(last, MediaImage)
-    assert (last.name, last.source) == ('image', image)
+        assert frame.fps == 5
+
+    broken = tmp_path / 'broken.mp4'
+    broken.write_bytes(clip.read_bytes()[:500])
+    with pytest.raises(DataError, match='cannot be read as a video'):
+        next(read_video(str(broken), 'name'))
+
+
+def test_a_truncated_video_is_reported(tmp_path):
+    clip = tmp_path / 'clip.avi'
+    noise = np.random.default_rng(0).integers(0, 255, (30, 48, 64, 3), 'u1')
+    writer = cv2.VideoWriter(
+        str(clip), cv2.VideoWriter_fourcc(*'MJPG'), 2.0, (64, 48)
+    )
+    for frame in noise:
+        writer.write(frame)
+    writer.release()
+    content = clip.read_bytes()
+    clip.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r'ended after \d+ of 30 frames'):
+        list(read_video(str(clip), 'name'))

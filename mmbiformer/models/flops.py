@@ -1,7 +1,7 @@
-"""Parameters and multiply-adds, routed attention included.
+"""Count parameters and FLOPs (multiply-adds), including routed attention.
 
-The counter is mmengine's, which follows one forward pass. It knows neither
-fused nor routed attention; the two handles here add them.
+The counter is mmengine's, which traces one forward pass. It supports neither
+fused nor routed attention; this module adds the handles of both.
 """
 
 from math import prod
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from mmbiformer.models import BiFormer
 
 
-class Part(NamedTuple):
-    """A part of a model.
+class Complexity(NamedTuple):
+    """Complexity of a part of a model.
 
     Attributes:
-        name (str): What it is.
-        params (int): Its parameters.
-        flops (int): Its multiply-adds, each counted once, as the paper and
-            mmengine do. Normalizations count as mmengine counts them, other
-            element-wise operations not at all.
+        name (str): Name of the part.
+        params (int): Number of parameters.
+        flops (int): Number of multiply-adds, each counted once, as in the
+            paper and mmengine. Normalizations are counted as in mmengine,
+            other element-wise operations are not counted.
     """
 
     name: str
@@ -30,23 +30,23 @@ class Part(NamedTuple):
     flops: int
 
 
-def total(parts: Sequence[Part], name: str = 'total') -> Part:
-    """Add parts up.
+def total(parts: Sequence[Complexity], name: str = 'total') -> Complexity:
+    """Sum the complexity of several parts.
 
     Args:
-        parts (Sequence[Part]): The parts.
-        name (str): Name of their sum. Default: ``'total'``.
+        parts (Sequence[Complexity]): The parts.
+        name (str): Name of the sum. Default: ``'total'``.
 
     Returns:
-        Part: Their sum.
+        Complexity: The sum.
     """
-    return Part(
+    return Complexity(
         name, sum(p.params for p in parts), sum(p.flops for p in parts)
     )
 
 
 def _shape(value: torch.Value) -> List[int]:
-    """Return the shape of a tensor in a trace."""
+    """Return the shape of a traced tensor."""
     return value.type().sizes()
 
 
@@ -68,14 +68,14 @@ def _count_fused_attention(inputs: List[Any], _: List[Any]) -> int:
 def analyze_flops(
     model: nn.Module, inputs: Tuple[Tensor, ...]
 ) -> FlopAnalyzer:
-    """Follow a forward pass and count its multiply-adds.
+    """Trace a forward pass and count its multiply-adds.
 
     Args:
-        model (nn.Module): Takes and returns tensors.
-        inputs (tuple[Tensor, ...]): What it takes.
+        model (nn.Module): A model that takes and returns tensors.
+        inputs (tuple[Tensor, ...]): Its inputs.
 
     Returns:
-        FlopAnalyzer: mmengine's counter, after the count.
+        FlopAnalyzer: mmengine's counter, with the results.
     """
     analyzer = FlopAnalyzer(model, inputs)
     analyzer.set_op_handle(
@@ -86,45 +86,47 @@ def analyze_flops(
     )
     analyzer.unsupported_ops_warnings(False)
     analyzer.uncalled_modules_warnings(False)
-    # Else routed attention would be traced as its autograd function.
+    # With gradients, the trace would contain the autograd function instead.
     with torch.no_grad():
         analyzer.total()
     return analyzer
 
 
-def _part(
+def _complexity_of(
     name: str, analyzer: FlopAnalyzer, modules: Dict[str, nn.Module]
-) -> Part:
-    """Take some modules of an analyzed model together."""
+) -> Complexity:
+    """Sum the complexity of some modules of an analyzed model."""
     params = sum(p.numel() for m in modules.values() for p in m.parameters())
-    return Part(name, params, sum(map(analyzer.total, modules)))
+    return Complexity(name, params, sum(map(analyzer.total, modules)))
 
 
 def _backbone_parts(
     backbone: BiFormer, analyzer: FlopAnalyzer, prefix: str = ''
-) -> List[Part]:
-    """Return the stages of a BiFormer, and the norms of its outputs."""
+) -> List[Complexity]:
+    """Return the complexity of the stages and the output norms."""
     parts = []
     for i in range(len(backbone.stages)):
         modules = {
             f'{prefix}downsample_layers.{i}': backbone.downsample_layers[i],
             f'{prefix}stages.{i}': backbone.stages[i],
         }
-        parts.append(_part(f'stage {i + 1}', analyzer, modules))
+        parts.append(_complexity_of(f'stage {i + 1}', analyzer, modules))
     norms = {f'{prefix}extra_norms': backbone.extra_norms}
-    return [*parts, _part('output norms', analyzer, norms)]
+    return [*parts, _complexity_of('output norms', analyzer, norms)]
 
 
-def count_backbone(backbone: BiFormer, shape: Tuple[int, int]) -> List[Part]:
-    """Count a backbone for dense prediction, stage by stage.
+def count_backbone(
+    backbone: BiFormer, shape: Tuple[int, int]
+) -> List[Complexity]:
+    """Count the stages of a backbone for dense prediction.
 
     Args:
         backbone (BiFormer): The backbone.
         shape (tuple[int, int]): Height and width of the image, in pixels.
 
     Returns:
-        list[Part]: The stages, each with the convolutions before it, and the
-        norms of the outputs.
+        list[Complexity]: The stages, each with its downsampling layer, and
+        the output norms.
     """
     analyzer = analyze_flops(backbone.eval(), (torch.rand(1, 3, *shape),))
     return _backbone_parts(backbone, analyzer)
@@ -132,16 +134,16 @@ def count_backbone(backbone: BiFormer, shape: Tuple[int, int]) -> List[Part]:
 
 def count_classifier_head(
     dim: int, shape: Tuple[int, int], num_classes: int = 1000
-) -> Part:
-    """Count what the authors' classification networks have on top.
+) -> Complexity:
+    """Count the head of the authors' classification networks.
 
     Args:
         dim (int): Channels of the last stage.
         shape (tuple[int, int]): Height and width of the image, in pixels.
-        num_classes (int): Default: 1000, as in ImageNet.
+        num_classes (int): Number of classes. Default: 1000, as in ImageNet.
 
     Returns:
-        Part: A batch norm, the mean over the map, and a linear layer.
+        Complexity: Batch norm, global average pooling and linear layer.
     """
     head = nn.Sequential(
         nn.BatchNorm2d(dim),
@@ -151,11 +153,11 @@ def count_classifier_head(
     ).eval()
     height, width = (-(-side // 32) for side in shape)
     analyzer = analyze_flops(head, (torch.rand(1, dim, height, width),))
-    return _part('final norm and head', analyzer, {'': head})
+    return _complexity_of('final norm and head', analyzer, {'': head})
 
 
 class _TensorMode(nn.Module):
-    """A detector or segmentor as a module that takes images alone."""
+    """Wrapper that makes a detector or segmentor take only images."""
 
     def __init__(self, model: nn.Module, data_samples: list) -> None:
         super().__init__()
@@ -163,29 +165,30 @@ class _TensorMode(nn.Module):
         self.data_samples = data_samples
 
     def forward(self, images: Tensor) -> Any:
-        """Run every network of the model, without post-processing."""
+        """Run all networks of the model, without post-processing."""
         return self.model(images, self.data_samples, mode='tensor')
 
 
 def count_model(
     model: nn.Module, images: Tensor, data_samples: list
-) -> Tuple[List[Part], List[Part]]:
-    """Count a detector or segmentor.
+) -> Tuple[List[Complexity], List[Complexity]]:
+    """Count the parts of a detector or segmentor.
 
     Args:
         model (nn.Module): The model.
-        images (Tensor): Prepared images of shape (N, 3, H, W).
+        images (Tensor): Preprocessed images of shape (N, 3, H, W).
         data_samples (list): Their N data samples.
 
     Returns:
-        tuple[list[Part], list[Part]]: The parts of the model (backbone, neck,
-        heads, …), and those of the backbone if it is a BiFormer, else none.
+        tuple[list[Complexity], list[Complexity]]: The parts of the model
+        (backbone, neck, heads, …), and those of the backbone if it is a
+        BiFormer, else none.
     """
     analyzer = analyze_flops(
         _TensorMode(model.eval(), data_samples), (images,)
     )
     parts = [
-        _part(name, analyzer, {f'model.{name}': child})
+        _complexity_of(name, analyzer, {f'model.{name}': child})
         for name, child in model.named_children()
     ]
     parts = [part for part in parts if part.params or part.flops]
@@ -195,15 +198,15 @@ def count_model(
     return parts, stages
 
 
-def format_parts(parts: Sequence[Part], title: str) -> str:
-    """Write parts and their sum as a table.
+def format_parts(parts: Sequence[Complexity], title: str) -> str:
+    """Format parts and their sum as a table.
 
     Args:
-        parts (Sequence[Part]): The parts.
+        parts (Sequence[Complexity]): The parts.
         title (str): Title of the first column.
 
     Returns:
-        str: Lines of text.
+        str: The table, of several lines.
     """
     rows = [*parts, total(parts)]
     width = max(len(title), *(len(part.name) for part in rows))

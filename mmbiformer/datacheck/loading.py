@@ -1,0 +1,171 @@
+"""Data sets that cannot be read, or have no image, named by their settings."""
+
+import inspect
+import json
+import os.path as osp
+from contextlib import contextmanager
+from typing import Iterator, List, Optional
+
+from mmengine.registry import DATASETS
+from torch.utils.data import DataLoader, Dataset
+
+from mmbiformer.utils.building import config_problem
+from mmbiformer.utils.datasets import leaf_settings
+from mmbiformer.utils.errors import ConfigError, DataError, UserError
+from mmbiformer.utils.text import list_some, one_line, suggest
+
+from .coco import annotation_problems
+
+# What mmengine takes out of the settings of a dataloader.
+_LOADER_SETTINGS = ('num_batch_per_epoch', 'disable_subprocess_warning')
+
+
+@contextmanager
+def loading_errors(dataloader: dict) -> Iterator[None]:
+    """Say what is wrong if a dataloader cannot be built.
+
+    Files that cannot be read, data sets without images and settings that a
+    dataloader refuses are recognized. Any other error passes unchanged.
+
+    Args:
+        dataloader (dict): Config of the dataloader that the block builds.
+
+    Yields:
+        None: The block.
+
+    Raises:
+        DataError: If a file of the data set cannot be read or has other
+            content than is needed, or no image is left.
+        ConfigError: If the dataloader's own settings are wrong.
+    """
+    dataset = settings_of(dataloader)
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(
+            f'a file of this data set cannot be read ({one_line(error)}): '
+            f'{describe_dataset(dataset)}'
+        ) from error
+    except (AssertionError, LookupError, TypeError, ValueError) as error:
+        if config_problem(error, dataloader) is not None:
+            raise
+        problem = _find_problem(dataset)
+        if problem is not None:
+            raise DataError(problem) from error
+        problem = _loader_problem(dataloader)
+        if problem is not None:
+            raise ConfigError(problem) from error
+        raise
+
+
+def settings_of(dataloader: dict) -> dict:
+    """Return the settings of the data set of a dataloader.
+
+    Args:
+        dataloader (dict): Config of the dataloader.
+
+    Returns:
+        dict: Nothing if the data set is built already.
+    """
+    dataset = dataloader.get('dataset')
+    return dataset if isinstance(dataset, dict) else {}
+
+
+def describe_dataset(dataset: dict) -> str:
+    """Return the settings that say where a data set lies and what is in it.
+
+    Args:
+        dataset (dict): Settings of a data set.
+
+    Returns:
+        str: Those of the first data set inside of its wrappers.
+    """
+    dataset = next(leaf_settings(dataset))
+    keys = ('data_root', 'ann_file', 'data_prefix', 'metainfo', 'filter_cfg')
+    return str({key: dataset[key] for key in keys if dataset.get(key)})
+
+
+def check_not_empty(dataset: Dataset, settings: dict) -> None:
+    """Check that a data set has images.
+
+    Args:
+        dataset (Dataset): The data set.
+        settings (dict): Its settings, for the message.
+
+    Raises:
+        DataError: If it has none.
+    """
+    if not len(dataset):
+        raise DataError(_describe_empty(settings))
+
+
+def _describe_empty(dataset: dict) -> str:
+    """Say which data set is empty, and what may have emptied it."""
+    root = next(leaf_settings(dataset)).get('data_root') or '.'
+    return (
+        f'the data set in data_root={osp.abspath(root)!r} is empty: no image '
+        'is left. Check that the annotations are not empty, and that their '
+        'category names are those of metainfo.classes. Its settings: '
+        f'{describe_dataset(dataset)}'
+    )
+
+
+def _find_problem(dataset: dict) -> Optional[str]:
+    """Say what is wrong with the files of a data set, if anything is."""
+    for leaf in leaf_settings(dataset):
+        problems = _annotation_problems(leaf)
+        if problems:
+            return (
+                'the annotations of this data set cannot be read '
+                f'({problems[0]}): {describe_dataset(leaf)}'
+            )
+    return _describe_empty(dataset) if _is_empty(dataset) else None
+
+
+def _annotation_problems(dataset: dict) -> List[str]:
+    """Return what is wrong in the annotation file of a COCO data set."""
+    name, kind = dataset.get('ann_file'), dataset.get('type')
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    if not name or not hasattr(kind, 'COCOAPI'):
+        return []
+    return annotation_problems(osp.join(dataset.get('data_root') or '', name))
+
+
+def _is_empty(dataset: dict) -> bool:
+    """Tell whether a data set could be read, and has no image.
+
+    mmengine's data sets cannot serialize an empty list, and say only that
+    nothing can be concatenated.
+    """
+    try:
+        return all(
+            not len(DATASETS.build(dict(leaf, serialize_data=False)))
+            for leaf in leaf_settings(dataset)
+        )
+    except Exception:
+        # What was raised before is the error to show.
+        return False
+
+
+def _loader_problem(dataloader: dict) -> Optional[str]:
+    """Say which settings torch's DataLoader refuses, if any."""
+    if dataloader.get('persistent_workers') and not dataloader.get(
+        'num_workers'
+    ):
+        return (
+            'a dataloader with persistent_workers=True needs num_workers of '
+            f'at least 1, got num_workers={dataloader.get("num_workers", 0)}'
+        )
+    accepted = {*inspect.signature(DataLoader).parameters, *_LOADER_SETTINGS}
+    unknown = sorted(set(dataloader) - accepted)
+    if not unknown:
+        return None
+    return (
+        f'a dataloader has no argument {list_some(unknown)!r}'
+        f'{suggest(unknown[0], accepted)}. Its arguments: '
+        f'{list_some(sorted(accepted), 30)}'
+    )
