@@ -2,17 +2,23 @@
 # (github.com/rayleizhu/BiFormer, semantic_segmentation/configs/ade20k).
 _base_ = [
     'mmseg::_base_/models/fpn_r50.py',
-    '../_base_/models/biformer_ade20k.py',
+    '../_base_/models/biformer_small.py',
     '../_base_/datasets/ade20k.py',
     'mmseg::_base_/schedules/schedule_80k.py',
     'mmseg::_base_/default_runtime.py',
 ]
 
+custom_imports = dict(imports=['mmbiformer'])
+# Batch norms are synchronized between GPUs; without several GPUs they are
+# plain ones.
+sync_bn = 'torch'
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     pretrained=None,
-    backbone=dict(_delete_=True, drop_path_rate=0.15, **_base_.biformer.small),
-    neck=dict(in_channels=_base_.channels.small),
+    backbone=dict(
+        _delete_=True, n_win=8, drop_path_rate=0.15, **_base_.biformer_small
+    ),
+    neck=dict(in_channels=_base_.biformer_small.arch.dims),
     decode_head=dict(num_classes=_base_.num_classes),
 )
 

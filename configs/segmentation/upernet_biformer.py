@@ -2,22 +2,30 @@
 # (github.com/rayleizhu/BiFormer, semantic_segmentation/configs/ade20k).
 _base_ = [
     'mmseg::_base_/models/upernet_r50.py',
-    '../_base_/models/biformer_ade20k.py',
+    '../_base_/models/biformer_small.py',
     '../_base_/datasets/ade20k.py',
     'mmseg::_base_/schedules/schedule_160k.py',
     'mmseg::_base_/default_runtime.py',
 ]
 
+custom_imports = dict(imports=['mmbiformer'])
+# Batch norms are synchronized between GPUs; without several GPUs they are
+# plain ones.
+sync_bn = 'torch'
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     pretrained=None,
-    backbone=dict(_delete_=True, drop_path_rate=0.3, **_base_.biformer.small),
-    decode_head=dict(
-        in_channels=_base_.channels.small, num_classes=_base_.num_classes
+    backbone=dict(
+        _delete_=True, n_win=8, drop_path_rate=0.3, **_base_.biformer_small
     ),
-    # It reads the third map.
+    decode_head=dict(
+        in_channels=_base_.biformer_small.arch.dims,
+        num_classes=_base_.num_classes,
+    ),
+    # The auxiliary head reads the third map.
     auxiliary_head=dict(
-        in_channels=_base_.channels.small[2], num_classes=_base_.num_classes
+        in_channels=_base_.biformer_small.arch.dims[2],
+        num_classes=_base_.num_classes,
     ),
 )
 

@@ -1,5 +1,5 @@
 import math
-from pathlib import Path
+import re
 
 import pytest
 import torch
@@ -12,15 +12,10 @@ from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules as register_mmseg
+from shipped import ALIASES, CONFIGS, ROOT
 
 from mmbiformer import BiFormer
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted(
-    path
-    for path in (ROOT / 'configs').glob('*/*.py')
-    if '_base_' not in path.parts
-)
 DETECTION = [path for path in CONFIGS if path.parent.name == 'detection']
 SEGMENTATION = [path for path in CONFIGS if path.parent.name == 'segmentation']
 
@@ -38,9 +33,7 @@ def build(path):
     register_mmseg(init_default_scope=False)
     init_default_scope(cfg.default_scope)
     backbone = cfg.model.backbone
-    if isinstance(backbone.arch, str):
-        dims = BiFormer.arch_zoo[backbone.arch]['dims']
-        backbone.arch = dict(depths=(1, 1, 1, 1), dims=dims)
+    backbone.arch.depths = (1, 1, 1, 1)
     backbone.init_cfg = None
     if 'roi_head' in cfg.model:
         # A few boxes show all that thousands do.
@@ -161,12 +154,65 @@ def settings_of(pipeline, kind):
     return found
 
 
-# The widths of Table 1 of the paper.
+# Table 1 of the paper.
+DEPTHS = dict(tiny=(2, 2, 8, 2), small=(4, 4, 18, 4), base=(4, 4, 18, 4))
 CHANNELS = dict(
     tiny=[64, 128, 256, 512],
     small=[64, 128, 256, 512],
     base=[96, 192, 384, 768],
 )
+
+
+def backbone_of(arch, **settings):
+    """Return the whole backbone of a recipe."""
+    weights = f'checkpoints/biformer_{arch}_best.pth'
+    return dict(
+        type='BiFormer',
+        arch=dict(
+            depths=DEPTHS[arch], dims=CHANNELS[arch], head_dim=32, mlp_ratio=3
+        ),
+        topks=(1, 4, 16, -2),
+        init_cfg=dict(type='Pretrained', checkpoint=weights),
+        **settings,
+    )
+
+
+@pytest.mark.parametrize('arch', DEPTHS)
+def test_archs_are_those_with_a_name(arch):
+    """In the configs and in BiFormer."""
+    named = BiFormer.arch_zoo[arch]
+    assert named['depths'] == DEPTHS[arch]
+    assert list(named['dims']) == CHANNELS[arch]
+    by_name = BiFormer(arch, out_indices=(0,))
+    in_full = BiFormer(backbone_of(arch)['arch'], out_indices=(0,))
+    assert repr(by_name) == repr(in_full)
+
+
+@pytest.mark.parametrize('path', ALIASES, ids=lambda path: path.stem)
+def test_long_names_stand_for_recipes(path):
+    head, arch, schedule = re.fullmatch(
+        r'([a-z-]+)_biformer-(tiny|small|base)_(?:fpn_)?(.*)', path.stem
+    ).groups()
+    name = {'mask-rcnn': 'maskrcnn', 'fpn': 'sfpn'}.get(head, head)
+    name += '_biformer' + ('' if arch == 'small' else f'_{arch}')
+    name += '_3x' * schedule.startswith('ms-3x')
+    cfg = Config.fromfile(path)
+    assert cfg.to_dict() == read(name).to_dict()
+    # What the name says besides.
+    if path.parent.name == 'detection':
+        epochs = cfg.train_cfg.max_epochs
+        assert schedule == f'{"ms-" * (epochs > 12)}{epochs // 12}x_coco'
+    else:
+        images, iterations = (
+            cfg.train_dataloader.batch_size,
+            cfg.train_cfg.max_iters,
+        )
+        assert schedule == f'8xb{images}-{iterations // 1000}k_ade20k-512x512'
+
+
+def test_every_recipe_has_a_long_name():
+    recipes = [p for p in CONFIGS if 'digits' not in p.stem]
+    assert len(ALIASES) == len(recipes) == 13
 
 
 @pytest.mark.parametrize('head', ['maskrcnn', 'retinanet'])
@@ -176,14 +222,8 @@ CHANNELS = dict(
 )
 def test_coco_recipe(head, suffix, arch, drop_path_rate):
     cfg = read(f'{head}_biformer{suffix}')
-    weights = f'checkpoints/biformer_{arch}_best.pth'
-    expected = dict(
-        type='BiFormer',
-        arch=arch,
-        n_win=16,
-        drop_path_rate=drop_path_rate,
-        norm_eval=True,
-        init_cfg=dict(type='Pretrained', checkpoint=weights),
+    expected = backbone_of(
+        arch, n_win=16, drop_path_rate=drop_path_rate, norm_eval=True
     )
     neck = cfg.model.neck
     if head == 'maskrcnn':
@@ -252,14 +292,9 @@ def poly(iteration):
 )
 def test_ade20k_recipe(name, arch, drop_path_rate):
     cfg = read(name)
-    weights = f'checkpoints/biformer_{arch}_best.pth'
     assert cfg.model.pretrained is None
-    assert cfg.model.backbone == dict(
-        type='BiFormer',
-        arch=arch,
-        n_win=8,
-        drop_path_rate=drop_path_rate,
-        init_cfg=dict(type='Pretrained', checkpoint=weights),
+    assert cfg.model.backbone == backbone_of(
+        arch, n_win=8, drop_path_rate=drop_path_rate
     )
     assert cfg.sync_bn == 'torch'
     assert cfg.model.decode_head.norm_cfg.type == 'SyncBN'

@@ -165,12 +165,12 @@ def test_it_finds_its_configs_and_libraries(python, tmp_path, where):
         'print(mmbiformer.__file__)\n'
         'print(native.is_available())\n'
         "name = 'mmbiformer::detection/maskrcnn_biformer.py'\n"
-        'print(get_config(name).model.backbone.arch)\n'
-        "print(Config.fromfile('config.py').model.backbone.arch)\n",
+        'print(get_config(name).model.backbone.arch.depths)\n'
+        "print(Config.fromfile('config.py').model.backbone.arch.depths)\n",
         cwd=tmp_path,
     )
     file, *others = result.stdout.splitlines()[-4:]
-    assert others == ['True', 'small', 'tiny']
+    assert others == ['True', '(4, 4, 18, 4)', '(2, 2, 8, 2)']
     if where == 'wheel':
         assert Path(file).parents[1] == site_packages(python)
 

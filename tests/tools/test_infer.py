@@ -12,16 +12,12 @@ import torch
 from mmdet.apis import DetInferencer
 from pycocotools import mask as coco_mask
 from random_weights import DETECTION, SEGMENTATION, save_random_weights
+from shipped import CONFIGS
 
 from mmbiformer.inference.inferencer import load_weights, predict
 from mmbiformer.utils.config import build_model, read_config
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted(
-    path
-    for path in (ROOT / 'configs').glob('*/*.py')
-    if '_base_' not in path.parts
-)
 
 
 @pytest.fixture(scope='module')

@@ -1,11 +1,11 @@
-# A small BiFormer for scenes of 160 px, and what the recipes need to know of
-# it. All numbers are the project's own.
+# A small BiFormer for scenes of 160 px. All numbers are the project's own.
 custom_imports = dict(imports=['mmbiformer'])
 
 channels = [32, 64, 128, 256]
 biformer = dict(
     type='BiFormer',
-    arch=dict(depths=(1, 1, 4, 1), dims=channels),
+    arch=dict(depths=(1, 1, 4, 1), dims=channels, head_dim=32, mlp_ratio=3),
+    topks=(1, 4, 16, -2),
     # 160 px give maps of 40, 20 and 10 tokens a side: 5 needs no padding.
     n_win=5,
 )

@@ -1,0 +1,16 @@
+# BiFormer-B with the authors' ImageNet weights.
+biformer_base = dict(
+    type='BiFormer',
+    # Table 1 of the paper (arXiv 2303.08810).
+    arch=dict(
+        depths=(4, 4, 18, 4),
+        dims=[96, 192, 384, 768],
+        head_dim=32,
+        mlp_ratio=3,
+    ),
+    # Regions that each region attends to, by stage; -2 is global attention.
+    topks=(1, 4, 16, -2),
+    init_cfg=dict(
+        type='Pretrained', checkpoint='checkpoints/biformer_base_best.pth'
+    ),
+)

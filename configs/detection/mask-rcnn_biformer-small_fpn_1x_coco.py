@@ -1,0 +1,1 @@
+_base_ = './maskrcnn_biformer.py'

@@ -1,0 +1,1 @@
+_base_ = './retinanet_biformer_base.py'

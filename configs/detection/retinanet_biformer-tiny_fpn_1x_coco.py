@@ -1,0 +1,1 @@
+_base_ = './retinanet_biformer_tiny.py'

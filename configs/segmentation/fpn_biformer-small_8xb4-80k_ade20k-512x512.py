@@ -1,0 +1,1 @@
+_base_ = './sfpn_biformer.py'

@@ -1,0 +1,14 @@
+"""The configs that the project ships."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+ALL = sorted(
+    path
+    for path in (ROOT / 'configs').glob('*/*.py')
+    if '_base_' not in path.parts
+)
+# Files with OpenMMLab's long names, such as
+# mask-rcnn_biformer-small_fpn_1x_coco.py, only inherit from another.
+ALIASES = [path for path in ALL if '_biformer-' in path.stem]
+CONFIGS = [path for path in ALL if path not in ALIASES]
