@@ -5,7 +5,7 @@ fused nor routed attention; this module adds the handles of both.
 """
 
 from math import prod
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, List, Mapping, NamedTuple, Sequence, Tuple
 
 import torch
 from mmengine.analysis import FlopAnalyzer
@@ -47,10 +47,11 @@ def total(parts: Sequence[Complexity], name: str = 'total') -> Complexity:
 
 def _shape(value: torch.Value) -> List[int]:
     """Return the shape of a traced tensor."""
-    return value.type().sizes()
+    type_: Any = value.type()
+    return type_.sizes()
 
 
-def _count_routed_attention(inputs: List[Any], _: List[Any]) -> int:
+def _count_routed_attention(inputs: List[Any], outputs: List[Any]) -> int:
     """Count ``q @ k`` and ``weights @ v`` of mmbiformer::routed_attention."""
     n, height, width, channels = _shape(inputs[0])
     _, regions, topk = _shape(inputs[3])
@@ -93,7 +94,7 @@ def analyze_flops(
 
 
 def _complexity_of(
-    name: str, analyzer: FlopAnalyzer, modules: Dict[str, nn.Module]
+    name: str, analyzer: FlopAnalyzer, modules: Mapping[str, nn.Module]
 ) -> Complexity:
     """Sum the complexity of some modules of an analyzed model."""
     params = sum(p.numel() for m in modules.values() for p in m.parameters())

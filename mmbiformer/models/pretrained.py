@@ -51,7 +51,8 @@ def load_pretrained(
     weights = dict(state_dict_of(loaded, checkpoint))
     if prefix:
         weights = _below(prefix, weights, checkpoint)
-    weights = _of_built_stages(weights, len(model.stages))
+    stages = [*model.get_submodule('stages').children()]
+    weights = _of_built_stages(weights, len(stages))
     own = model.state_dict()
     compare_weights(weights, own, MAY_BE_MISSING, MAY_BE_SURPLUS).check(
         checkpoint, f'this {type(model).__name__}'
