@@ -102,10 +102,10 @@ def annotation_problems(path: str) -> List[str]:
     except (OSError, RecursionError, ValueError) as error:
         return [one_line(error)]
     seen = set()
-    for one in tables['annotations']:
-        if one['id'] in seen:
-            report.add('object id twice', f'object {one["id"]}')
-        seen.add(one['id'])
+    for item in tables['annotations']:
+        if item['id'] in seen:
+            report.add('duplicate object id', f'object {item["id"]}')
+        seen.add(item['id'])
     return [
         f'{kind}: {where}'
         for kind, found in report.problems.items()

@@ -14,8 +14,6 @@ from mmbiformer.utils.datasets import leaf_settings
 from mmbiformer.utils.errors import ConfigError, DataError, UserError
 from mmbiformer.utils.text import list_some, one_line, suggest
 
-from .coco import annotation_problems
-
 # What mmengine takes out of the settings of a dataloader.
 _LOADER_SETTINGS = ('num_batch_per_epoch', 'disable_subprocess_warning')
 
@@ -132,6 +130,9 @@ def _annotation_problems(dataset: dict) -> List[str]:
             kind = registry.get(kind)
     if not name or not hasattr(kind, 'COCOAPI'):
         return []
+    # pycocotools, which it needs, takes a second to import.
+    from .coco import annotation_problems
+
     return annotation_problems(osp.join(dataset.get('data_root') or '', name))
 
 

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 from mmbiformer.checkpoints.io import load_checkpoint
 from mmbiformer.checkpoints.plain_data import to_plain
 from mmbiformer.checkpoints.strict import strict_loading
-from mmbiformer.checkpoints.weights import load_all_weights
+from mmbiformer.checkpoints.weights import load_all_weights, state_dict_of
 from mmbiformer.datacheck.checked_pipeline import check_samples
 from mmbiformer.datacheck.checks import check_annotations
 from mmbiformer.datacheck.loading import (
@@ -81,6 +81,7 @@ class CheckedRunner(Runner):
     """
 
     _testing = False
+    _source = ''
     started = False
     last_checkpoint: Optional[str] = None
     saved_position: Optional[Tuple[int, int]] = None
@@ -116,6 +117,9 @@ class CheckedRunner(Runner):
 
     def call_hook(self, fn_name: str, **kwargs) -> None:
         """Call all hooks; arguments are those of mmengine's Runner."""
+        if fn_name == 'after_load_checkpoint':
+            # Before all hooks: these would fail on weights that do not fit.
+            self._check_checkpoint(kwargs['checkpoint'])
         super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_save_checkpoint':
             # After all hooks: these may add anything.
@@ -365,29 +369,28 @@ class CheckedRunner(Runner):
                 another shape, for which mmengine would use random ones; or if
                 it resumes, and the optimizer's state is missing.
         """
-        try:
-            with strict_loading():
-                checkpoint = super().load_checkpoint(
-                    filename, map_location, *args, **kwargs
-                )
-        except (AttributeError, TypeError) as error:
-            raise CheckpointError(
-                f'checkpoint={filename!r} holds no weights'
-            ) from error
+        self._source = filename
+        with strict_loading():
+            return super().load_checkpoint(
+                filename, map_location, *args, **kwargs
+            )
+
+    def _check_checkpoint(self, checkpoint: object) -> None:
+        """Refuse a checkpoint from which the run cannot go on."""
+        state_dict_of(checkpoint, self._source)
         if self._testing or self._resume:
             model = self.model
             if is_model_wrapper(model):
                 model = model.module
             if isinstance(model, BaseTTAModel):
                 model = model.module
-            load_all_weights(model, checkpoint, filename)
+            load_all_weights(model, checkpoint, self._source)
         if self._resume and 'optimizer' not in checkpoint:
             raise CheckpointError(
-                f'checkpoint={filename!r} holds no state of the optimizer, '
-                'and cannot be resumed; to start from its weights: '
-                f'--cfg-options load_from={filename}'
+                f'checkpoint={self._source!r} holds no state of the '
+                'optimizer, and cannot be resumed; to start from its weights: '
+                f'--cfg-options load_from={self._source}'
             )
-        return checkpoint
 
 
 def build_runner(cfg: Config) -> Runner:

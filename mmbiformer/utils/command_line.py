@@ -93,8 +93,14 @@ def _own_message(error: BaseException) -> str:
 
 def _shorten(path: str) -> str:
     """Return the path of a module from where Python finds its package."""
-    for folder in (os.getcwd(), *site.getsitepackages(), *sys.path):
-        if folder and Path(path).is_relative_to(folder):
+    # An environment may be in the folder that the tool runs in.
+    folders = sorted(
+        {os.getcwd(), *site.getsitepackages(), *filter(None, sys.path)},
+        key=len,
+        reverse=True,
+    )
+    for folder in folders:
+        if Path(path).is_relative_to(folder):
             return str(Path(path).relative_to(folder))
     return path
 

@@ -512,7 +512,7 @@ class TestErrors:
             'model.roi_head.mask_head.in_channels=16',
             check=False,
         )  # fmt: skip
-        self.refused(run, 'size mismatch for module.neck')
+        self.refused(run, 'size mismatch for neck')
         assert sorted(work_dir.rglob('*')) == before
 
     def test_a_loss_that_is_not_finite(self, configs, tool_server, tmp_path):

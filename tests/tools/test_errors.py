@@ -126,9 +126,9 @@ def test_a_module_that_is_missing_is_named(train, tiny, tmp_path):
     result = train(config)
     assert result.returncode == 1
     assert result.stderr == (
-        f'train.py: error: config={str(config)!r} has custom_imports of '
-        "['no_such_module.part'], and there is no module 'no_such_module': "
-        'its folder must be in PYTHONPATH\n'
+        f"train.py: error: {config} has custom_imports={{'imports': "
+        "['no_such_module.part']}, and there is no module 'no_such_module': "
+        'is its folder in PYTHONPATH?\n'
     )
 
 
