@@ -1,5 +1,7 @@
 from small_datasets import NAMES
 
+from mmbiformer.datacheck.reference_counts import compare_counts
+from mmbiformer.datacheck.report import SplitReport
 from mmbiformer.datacheck.splits import check_split
 
 
@@ -32,3 +34,15 @@ def test_a_part_of_coco_and_of_ade20k(coco, pairs):
     assert 'the complete ADE20K SceneParsing train has 20,210 images' in (
         report.remarks
     )
+
+
+def test_a_complete_data_set():
+    report = SplitReport('val')
+    report.counts.update(images=5000, objects=36781)
+    compare_counts(report, 'instances_val2017.json')
+    report.counts['objects'] += 1
+    compare_counts(report, 'instances_val2017.json')
+    assert report.remarks == [
+        'this is the complete COCO 2017 val',
+        'the complete COCO 2017 val has 36,781 objects',
+    ]

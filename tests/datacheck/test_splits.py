@@ -2,6 +2,7 @@ import pytest
 from small_datasets import NAMES, train
 
 from mmbiformer.datacheck.splits import check_split
+from mmbiformer.utils.errors import ConfigError
 
 
 def test_good_data(coco, pairs):
@@ -23,7 +24,8 @@ def test_other_data_sets_are_refused(coco):
     coco.dataset.data_prefix = dict(sub_data_root='images')
     coco.save()
     coco.dataset.metainfo = dict(classes=('cat', 'dog'))
-    with pytest.raises(ValueError, match='VOCDataset are not supported'):
+    message = '^train_dataloader: .*VOCDataset are not supported'
+    with pytest.raises(ConfigError, match=message):
         check_split(coco.cfg, 'train')
-    with pytest.raises(ValueError, match="no 'other_dataloader'"):
+    with pytest.raises(ConfigError, match="no 'other_dataloader'"):
         check_split(coco.cfg, 'other')
