@@ -94,7 +94,10 @@ def toy_runner(work_dir, **options):
             custom_hooks=[dict(type='EMAHook', momentum=0.1)],
             default_scope='mmengine',
             randomness=dict(seed=0),
-        )
+        ),
+        # As if read from a file, which the Runner copies to its folder.
+        cfg_text='# toy',
+        filename='toy.py',
     )
     cfg.merge_from_dict(options)
     return build_runner(cfg)
