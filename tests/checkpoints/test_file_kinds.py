@@ -60,11 +60,17 @@ class TestFileKinds:
         with pytest.raises(CheckpointError, match='tar archive'):
             load_checkpoint(tmp_path / 'a.pth')
 
-    def test_folder(self, tmp_path):
-        with pytest.raises(MissingFileError, match='is a folder'):
-            load_checkpoint(tmp_path)
-        with pytest.raises(MissingFileError, match=r'nowhere.*not a file'):
-            load_checkpoint(tmp_path / 'nowhere')
+    @pytest.mark.parametrize(
+        ('name', 'kind'), [('.', 'a folder'), ('nowhere', 'not a file')]
+    )
+    def test_what_is_no_file(self, tmp_path, monkeypatch, name, kind):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(MissingFileError) as error:
+            load_checkpoint(name)
+        assert str(error.value) == (
+            f'checkpoint={name!r} is {kind} (looked for '
+            f'{(tmp_path / name).resolve()})'
+        )
 
     def test_truncated(self, tmp_path):
         path = tmp_path / 'a.pth'
@@ -74,6 +80,20 @@ class TestFileKinds:
             path.write_bytes(whole[:size])
             with pytest.raises(CheckpointError, match=r'a\.pth.*truncated'):
                 load_checkpoint(str(path))
+
+    def test_truncated_of_old_versions_of_torch(self, tmp_path):
+        path = tmp_path / 'a.pth'
+        torch.save(
+            dict(weight=torch.rand(1000)),
+            path,
+            _use_new_zipfile_serialization=False,
+        )
+        path.write_bytes(path.read_bytes()[:2000])
+        with pytest.raises(
+            CheckpointError,
+            match=rf"checkpoint='{path}' \(2000 bytes\) cannot be read",
+        ):
+            load_checkpoint(path)
 
     def test_damaged(self, tmp_path):
         path = tmp_path / 'a.pth'
@@ -99,7 +119,10 @@ class TestFileKinds:
             2**24
         )
         zip_of(path, zipfile.ZIP_DEFLATED, **records)
-        with pytest.raises(CheckpointError, match='torch.save compresses'):
+        with pytest.raises(
+            CheckpointError,
+            match=r"bomb\.pth.*its 'bomb/data\.pkl' is compressed",
+        ):
             load_checkpoint(str(path))
         zip_of(path, **records)
         # The size in the directory, 2**24, becomes 2**31.

@@ -39,7 +39,9 @@ def test_what_mmengine_saves_loads(mmengine_checkpoints):
         (Call(getattr, HistoryBuffer, '__init__'), 'getattr of'),
         (Call(getattr, np.ndarray, 'tofile'), 'getattr of'),
         (Call(np.ones(1).__reduce__()[0], np.ndarray, (10**9,), b'b'),
-         'of shape'),
+         r"ndarray'> of shape \(1000000000,\)"),
+        (Call(np.ones(1).__reduce__()[0], np.dtype, (0,), b'b'),
+         r"dtype'> of shape \(0,\)"),
     ],
 )  # fmt: skip
 def test_functions_do_only_what_mmengine_needs(tmp_path, call, refusal):
@@ -211,10 +213,28 @@ def test_resuming_keeps_the_best_checkpoint(trained):
     assert info['best_ckpt'] == str(trained / 'best_mIoU_epoch_1.pth')
 
 
+@pytest.mark.parametrize(
+    ('best', 'kept'),
+    [
+        ('best_acc_epoch_1.pth', True),
+        # Else a better one would delete another file of the user.
+        ('epoch_1.pth', False),
+        ('best_pictures.zip', False),
+        ('../best_acc_epoch_1.pth', False),
+    ],
+)
+def test_only_a_best_checkpoint_beside_it_is_kept(tmp_path, best, kept):
+    info = dict(best_ckpt_acc=str(tmp_path / best), best_score=1)
+    path = tmp_path / 'a.pth'
+    torch.save(dict(message_hub=dict(runtime_info=dict(info))), path)
+    expected = info if kept else dict(best_score=1)
+    assert load(path)['message_hub']['runtime_info'] == expected
+
+
 def test_saving_overwrites_only_when_told(tmp_path):
     path = tmp_path / 'a.pth'
     save_atomically(dict(x=1), path)
-    with pytest.raises(OutputError, match=r'a\.pth.*--force'):
+    with pytest.raises(OutputError, match=f"path='{path}' exists.*--force"):
         save_atomically(dict(x=2), path)
     assert load(path) == dict(x=1)
     save_atomically(dict(x=2), path, force=True)
@@ -349,12 +369,16 @@ def test_a_broken_download_is_fetched_again(server, hub, weights, suffix):
 
 
 def test_what_cannot_be_downloaded_is_named(server, hub, tmp_path):
-    with pytest.raises(CheckpointError, match=r'/a\.pth.*404'):
-        load_value(f'{server.url}/a.pth')
+    url = f'{server.url}/a.pth'
+    with pytest.raises(
+        CheckpointError, match=f"checkpoint='{url}' cannot be.*404"
+    ):
+        load_value(url)
     with pytest.raises(CheckpointError, match=r'1:1/a\.pth.*refused'):
         load_value('http://127.0.0.1:1/a.pth')
-    with pytest.raises(CheckpointError, match='names no file'):
-        load_value(f'{server.url}/')
+    url = f'{server.url}/'
+    with pytest.raises(CheckpointError, match=f"'{url}' names no file"):
+        load_value(url)
     server.files['/b.pth'] = b'<html>Log in first</html>', None
     with pytest.raises(CheckpointError, match=r'b\.pth.*web page'):
         load_value(f'{server.url}/b.pth')

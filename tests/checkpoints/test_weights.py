@@ -64,11 +64,24 @@ class TestWholeModel:
     def test_others_are_refused(self, change, message):
         weights = Model().state_dict()
         change(weights)
-        with pytest.raises(CheckpointError, match=f"(?s)'x.pth'.*{message}"):
+        message = f"'x.pth' does not fit the model of this.*{message}"
+        with pytest.raises(CheckpointError, match=f'(?s){message}'):
             load_all_weights(Model(), dict(state_dict=weights), 'x.pth')
 
 
-@pytest.mark.parametrize('content', [dict(meta=1), [1, 2], {}, None])
-def test_a_file_without_weights_is_refused(content):
-    with pytest.raises(CheckpointError, match="'x.pth' holds no weights"):
+@pytest.mark.parametrize(
+    ('content', 'found'),
+    [
+        (dict(meta=1, epoch=2), "['epoch', 'meta']"),
+        (dict(state_dict=dict(a=1)), "['state_dict']"),
+        ([1, 2], 'list'),
+        ({}, '[]'),
+        (None, 'NoneType'),
+    ],
+)
+def test_a_file_without_weights_is_refused(content, found):
+    with pytest.raises(CheckpointError) as error:
         state_dict_of(content, 'x.pth')
+    message = str(error.value)
+    assert message.startswith("checkpoint='x.pth' holds no weights: ")
+    assert message.endswith(f'; found {found}')

@@ -1,3 +1,4 @@
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -27,9 +28,12 @@ def test_missing_data_says_where_and_how(tmp_path):
     cfg.data_preparation = 'call the cook'
     with pytest.raises(MissingFileError) as error:
         check_data(cfg, ['train_dataloader'])
-    assert f'ann_file: {tmp_path}/a.json' in str(error.value)
-    assert f'data_prefix.img: {tmp_path}/b' in str(error.value)
-    assert 'call the cook' in str(error.value)
+    assert str(error.value).splitlines() == [
+        'the data set is not there. Looked for',
+        f'  train_dataloader.dataset.ann_file: {tmp_path}/a.json',
+        f'  train_dataloader.dataset.data_prefix.img: {tmp_path}/b',
+        'To prepare it: call the cook',
+    ]
 
 
 def test_wrapped_data_sets_are_looked_into(tmp_path):
@@ -44,11 +48,17 @@ def test_wrapped_data_sets_are_looked_into(tmp_path):
 def test_data_elsewhere_is_not_looked_for():
     cfg = make_config(data_root='s3://bucket/', ann_file='s3://bucket/a.json')
     check_data(cfg, ['train_dataloader'])
+    # The path alone does not say that it is in a store.
+    cfg = make_config(ann_file='a.json', backend_args=dict(backend='petrel'))
+    check_data(cfg, ['train_dataloader'])
 
 
-def test_a_config_without_the_dataloader():
-    with pytest.raises(ConfigError, match='test_dataloader'):
-        check_data(make_config(), ['test_dataloader'])
+def test_a_config_without_the_dataloader(tmp_path):
+    path = tmp_path / 'config.py'
+    path.touch()
+    message = f"{path} has no 'test_dataloader'"
+    with pytest.raises(ConfigError, match=message):
+        check_data(Config.fromfile(path), ['test_dataloader'])
 
 
 def test_classes_of_heads_and_data_are_compared():
@@ -60,7 +70,10 @@ def test_classes_of_heads_and_data_are_compared():
     names = ['train_dataloader', 'other']
     with pytest.raises(ConfigError) as error:
         check_classes(cfg, names)
-    assert 'model.roi_head.bbox_head.1.num_classes=3' in str(error.value)
+    assert str(error.value).startswith(
+        'model.roi_head.bbox_head.1.num_classes=3, but train_dataloader.'
+        'dataset.metainfo.classes has 2 names'
+    )
     cfg.model.roi_head.bbox_head[1].num_classes = 2
     check_classes(cfg, names)
     # Without names of its own, it has those of its type.
@@ -74,14 +87,72 @@ def test_classes_of_heads_and_data_are_compared():
 
 def test_a_class_without_a_category_is_refused():
     data = SimpleNamespace(metainfo=dict(classes=('a', 'b')), cat_ids=[7])
-    with pytest.raises(DataError, match='only 1 of the 2 names'):
+    message = r"^this data set: only 1 of the 2 names in .*\('a', 'b'\)"
+    with pytest.raises(DataError, match=message):
         check_annotations(data, 'this data set')
     data.cat_ids = [7, 8]
     check_annotations(data, 'this data set')
 
 
-def test_label_values():
+def test_classes_in_another_order_are_refused_with_both(tmp_path):
+    path = tmp_path / 'a.json'
+    names = [dict(id=8, name='b'), dict(id=7, name='a')]
+    path.write_text(json.dumps(dict(categories=names)))
+    data = SimpleNamespace(
+        metainfo=dict(classes=('a', 'b')), cat_ids=[8, 7], ann_file=str(path)
+    )
+    with pytest.raises(DataError) as error:
+        check_annotations(data, 'this data set')
+    message = str(error.value)
+    assert message.startswith("this data set: metainfo.classes=('a', 'b') ")
+    assert message.endswith("which is ('b', 'a')")
+    data.metainfo['classes'] = ('b', 'a')
+    check_annotations(data, 'this data set')
+
+
+class WithMasks(list):
+    """A data set of the instances of each image, for a Mask R-CNN."""
+
+    pipeline = SimpleNamespace(transforms=[SimpleNamespace(with_mask=True)])
+
+    def get_data_info(self, index):
+        return dict(img_path=f'{index}.jpg', instances=self[index])
+
+
+def test_an_object_without_a_mask_is_refused():
+    good = [dict(mask=[]), dict(ignore_flag=1)]
+    check_annotations(WithMasks([good] * 3), 'this data set')
+    bad = WithMasks([good, good, [*good, dict(ignore_flag=0)]])
+    message = '^this data set: an instance of 2.jpg has no mask'
+    with pytest.raises(DataError, match=message):
+        check_annotations(bad, 'this data set')
+    check_annotations(bad, 'this data set', images=2)
+
+
+@pytest.mark.parametrize(
+    ('classes', 'ignore_index', 'outside'),
+    [
+        (3, 255, []),
+        # Losses of mmseg ignore 255 whatever else is ignored.
+        (3, 2, []),
+        (2, 2, []),
+        (2, 255, [2]),
+        (1, 255, [1, 2]),
+    ],
+)
+def test_label_values(classes, ignore_index, outside):
     labels = torch.tensor([[0, 2], [255, 1]])
-    check_labels(labels, 3, 255, 'a.png')
-    with pytest.raises(DataError, match=r'a\.png.*\[2\].*0 to 1'):
-        check_labels(labels, 2, 255, 'a.png')
+    if not outside:
+        check_labels(labels, classes, ignore_index, 'a.png')
+        return
+    with pytest.raises(DataError) as error:
+        check_labels(labels, classes, ignore_index, 'a.png')
+    assert str(error.value).startswith(
+        f'a.png holds the label values {outside}, and the {classes} classes '
+        f'are 0 to {classes - 1} ({ignore_index} is ignored)'
+    )
+
+
+def test_negative_labels():
+    with pytest.raises(DataError, match=r'values \[-1\]'):
+        check_labels(torch.tensor([-1, 0]), 3, 255, 'a.png')

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.fileio.backends import LocalBackend
+from slow_writes import SlowWrites
 from tool_server import ToolServer
 
 import mmbiformer  # noqa: F401 (teaches torch what mmengine saves)
@@ -68,7 +70,10 @@ val_evaluator = dict(
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 train_cfg = dict(max_epochs=3, val_interval=2)
-custom_hooks = [dict(type='EMAHook', momentum=0.1)]
+custom_hooks = [
+    dict(type='EMAHook', momentum=0.1),
+    dict(type='SlowWrites'),
+]
 default_hooks = dict(
     logger=dict(interval=1), checkpoint=dict(max_keep_ckpts=1)
 )
@@ -145,6 +150,7 @@ train_cfg = dict(max_iters=14, val_interval=7)
 default_hooks = dict(
     logger=dict(interval=1), checkpoint=dict(interval=3, max_keep_ckpts=2)
 )
+custom_hooks = [dict(type='SlowWrites')]
 randomness = dict(seed=3)
 del dataset
 """
@@ -220,6 +226,18 @@ def assert_whole(work_dir):
     """What is there under the name of a checkpoint is one."""
     for path in work_dir.glob('[!.]*.pth'):
         assert 'state_dict' in load(path), path
+
+
+def test_writes_are_slow_only_while_such_a_run_trains():
+    # The module of the hook is imported.
+    before = LocalBackend.put
+    assert before.__module__.startswith('mmengine.')
+    hook = SlowWrites()
+    assert LocalBackend.put is before
+    hook.before_train(None)
+    assert LocalBackend.put is not before
+    hook.after_train(None)
+    assert LocalBackend.put is before
 
 
 def kill_often(task, kills, whole, config, tool_server, work_dir, seed):

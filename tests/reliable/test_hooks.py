@@ -5,14 +5,22 @@ import re
 import resource
 import signal
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from toy import ToyDataset, toy_runner
 
 import mmbiformer  # noqa: F401 (teaches torch what mmengine saves)
-from mmbiformer.utils.errors import NonFiniteError, TrainingInterrupted
+from mmbiformer.reliable.hooks import LabelCheck
+from mmbiformer.utils.errors import (
+    DataError,
+    NonFiniteError,
+    TrainingInterrupted,
+)
 
 
 def names(work_dir):
@@ -269,3 +277,46 @@ def test_a_run_without_a_seed_goes_on_with_its_own(tmp_path):
     assert second.seed == first.seed
     sampler = second.train_dataloader.batch_sampler.sampler
     assert sampler.seed == first.seed
+
+
+def test_every_iteration_draws_its_own(tmp_path):
+    runner = toy_runner(tmp_path)
+    drawn = []
+
+    class Draw(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            drawn.append(float(torch.rand(())))
+
+    runner.register_hook(Draw())
+    runner.train()
+    assert len(set(drawn)) == len(drawn) == 12
+
+
+class TestLabelCheck:
+    def check(self, labels, many=False, **metainfo):
+        """Check a label map of three classes as a batch of testing."""
+        sample = SegDataSample(metainfo=dict(seg_map_path='a.png'))
+        sample.gt_sem_seg = PixelData(data=torch.tensor([[labels]]))
+        dataset = SimpleNamespace(metainfo=metainfo, ignore_index=7)
+        runner = SimpleNamespace(
+            test_dataloader=SimpleNamespace(dataset=dataset)
+        )
+        batch = dict(data_samples=[[sample] if many else sample])
+        LabelCheck().before_test_iter(runner, 0, batch)
+
+    @pytest.mark.parametrize('many', [False, True])
+    def test_values_that_are_no_class(self, many):
+        classes = ('a', 'b', 'c')
+        self.check([0, 2, 7, 255], many, classes=classes)
+        with pytest.raises(DataError, match=r'^a\.png holds .*\[3\]'):
+            self.check([0, 3], many, classes=classes)
+
+    def test_classes_that_are_not_known(self):
+        self.check([0, 3])
+
+
+@pytest.mark.parametrize('scope', ['mmseg', 'mmengine'])
+def test_labels_are_checked_in_runs_of_segmentors(tmp_path, scope):
+    runner = toy_runner(tmp_path, default_scope=scope)
+    checks = [hook for hook in runner.hooks if isinstance(hook, LabelCheck)]
+    assert len(checks) == (scope == 'mmseg')

@@ -1,4 +1,8 @@
-"""A model and data that train in milliseconds, in the tests of the runner."""
+"""A model and data that train in milliseconds, in the tests of the runner.
+
+They are registered with ``force`` because pytest may import a module twice,
+under two names.
+"""
 
 import uuid
 
@@ -14,7 +18,7 @@ from torch.utils.data import Dataset
 from mmbiformer.reliable.runner import build_runner
 
 
-@DATASETS.register_module()
+@DATASETS.register_module(force=True)
 class ToyDataset(Dataset):
     """Random vectors with file names, drawn anew each time."""
 
@@ -35,7 +39,7 @@ class ToyDataset(Dataset):
         return dict(inputs=inputs, data_samples=sample)
 
 
-@MODELS.register_module()
+@MODELS.register_module(force=True)
 class ToyModel(BaseModel):
     """A linear map of normalized inputs, with dropout."""
 
@@ -52,7 +56,7 @@ class ToyModel(BaseModel):
         return [float(value) for value in output]
 
 
-@METRICS.register_module()
+@METRICS.register_module(force=True)
 class ToyMetric(BaseMetric):
     """Metrics from a list, one for each validation."""
 
@@ -90,7 +94,10 @@ def toy_runner(work_dir, **options):
             custom_hooks=[dict(type='EMAHook', momentum=0.1)],
             default_scope='mmengine',
             randomness=dict(seed=0),
-        )
+        ),
+        # As if read from a file, which the Runner copies to its folder.
+        cfg_text='# toy',
+        filename='toy.py',
     )
     cfg.merge_from_dict(options)
     return build_runner(cfg)

@@ -101,19 +101,12 @@ def test_a_wrong_setting_is_one_line(train, tmp_path, tiny, option, line):
     assert not (tmp_path / 'work').exists()
 
 
-@pytest.mark.parametrize(
-    ('option', 'problem'),
-    [
-        ('model', "expected KEY=VALUE, got 'model'"),
-        ('=3', "expected KEY=VALUE, got '=3'"),
-        ('a=[(1,2)', 'Imbalanced brackets exist in [(1,2)'),
-    ],
-)
-def test_options_that_cannot_be_read(train, tiny, option, problem):
-    result = train(tiny, option)
+def test_options_that_cannot_be_read(train, tiny):
+    result = train(tiny, 'model')
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1] == (
-        f'train.py: error: argument --cfg-options: {problem}'
+        'train.py: error: argument --cfg-options: expected KEY=VALUE, got '
+        "'model'"
     )
 
 

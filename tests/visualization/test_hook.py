@@ -13,6 +13,9 @@ from mmengine.visualization import Visualizer
 from mmbiformer import RoutingVisualizationHook
 from mmbiformer.reliable.runner import build_runner
 from mmbiformer.visualization.drawing import QUERY_COLOR
+from mmbiformer.visualization.geometry import RegionGrid
+from mmbiformer.visualization.hook import _merge_records, _stage_means
+from mmbiformer.visualization.recording import LayerRecord, RoutingRecords
 
 CONFIG = 'configs/detection/maskrcnn_biformer_digits.py'
 QUERY = [int(QUERY_COLOR[i : i + 2], 16) for i in (5, 3, 1)]  # BGR
@@ -136,6 +139,30 @@ def test_runs_that_it_cannot_serve(make_runner, hook, options, message):
     runner = make_runner('bad', [hook], **options)
     with pytest.raises(ValueError, match=message):
         runner.train()
+
+
+def record_of(stage, block, *routes):
+    """A layer of four regions, each routed to one; one image."""
+    grid = RegionGrid(2, (2, 2), 4)
+    return LayerRecord(
+        stage, block, 2, grid, routing=torch.tensor(routes).view(1, 4, 1)
+    )
+
+
+def test_statistics_are_means_over_images_and_blocks():
+    same, all_ = (3, 3, 3, 3), (0, 1, 2, 3)
+    images = [
+        RoutingRecords({
+            (1, 1): record_of(1, 1, *all_),
+            (2, 1): record_of(2, 1, *same),
+            (2, 2): record_of(2, 2, *second),
+        })
+        for second in (same, all_)
+    ]  # fmt: skip
+    means = _stage_means(_merge_records(images))
+    assert means['routing/stage1/unused'] == 0
+    # Three quarters, of three of the four maps.
+    assert means['routing/stage2/unused'] == pytest.approx(0.75 * 3 / 4)
 
 
 def test_bad_arguments():
