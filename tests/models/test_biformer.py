@@ -8,7 +8,8 @@ from mmengine.registry import MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmbiformer import BiFormer
-from mmbiformer.models.block import MLP
+from mmbiformer.models import BiLevelRoutingAttention
+from mmbiformer.models.block import MLP, BiFormerBlock
 from mmbiformer.ops import ATTENTION_BACKENDS
 from mmbiformer.utils.errors import ConfigError
 
@@ -187,6 +188,20 @@ class TestTraining:
         model = BiFormer(arch=TOY, drop_path_rate=0.4)
         rates = [b.drop_path.drop_prob for s in model.stages for b in s]
         torch.testing.assert_close(rates, [0.0, 0.1, 0.2, 0.3, 0.4])
+
+    @pytest.mark.parametrize('branch', ['attn', 'mlp'])
+    def test_drop_path_acts_on_each_branch(self, branch):
+        torch.manual_seed(0)
+        attn = BiLevelRoutingAttention(32, 1, n_win=2, topk=1)
+        block = BiFormerBlock(32, attn, mlp_ratio=3, drop_path_rate=0.999)
+        # What the other branch adds is zero.
+        other = block.mlp[3] if branch == 'attn' else attn.wo
+        torch.nn.init.zeros_(other.weight)
+        torch.nn.init.zeros_(other.bias)
+        x = torch.rand(2, 32, 8, 8)
+        dropped = x + block.pos_embed(x)
+        torch.testing.assert_close(block.train()(x), dropped)
+        assert not torch.allclose(block.eval()(x), dropped)
 
     def test_init_weights(self):
         model = BiFormer(arch='tiny')
