@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from forked import become
+from forked import run_as_main
 
 from mmbiformer.utils.config import installed_mmseg
 
@@ -40,7 +40,7 @@ def run_tool(fork_server, tmp_path_factory):
         arguments = [str(argument) for argument in arguments]
         streams = (folder / 'stdout', folder / 'stderr')
         process = fork_server.Process(
-            target=become, args=(path, arguments, cwd, *streams)
+            target=run_as_main, args=(path, arguments, cwd, *streams)
         )
         process.start()
         process.join(timeout)

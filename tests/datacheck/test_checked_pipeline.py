@@ -188,6 +188,17 @@ class TestCheckedPipeline:
         ):
             self.run(step, **data)
 
+    def test_a_truncated_jpeg_is_refused_though_it_was_loaded(self, tmp_path):
+        """As by OpenCV 4, which fills the rest of the image with gray."""
+        path = jpeg(tmp_path, lambda content: content[:-300])
+        pipeline = CheckedPipeline(Compose([Step()]))
+        with pytest.raises(DataError) as error:
+            pipeline(dict(img_path=path))
+        assert str(error.value) == (
+            f'{path}: the JPEG file is truncated, its end is missing (python '
+            'tools/misc/check_dataset.py CONFIG finds all such files)'
+        )
+
     def test_a_step_that_fails_is_named_with_its_error(self):
         """Its cause may be the code, so it is no DataError."""
         with pytest.raises(PipelineError) as error:

@@ -257,11 +257,11 @@ def kill_often(task, kills, whole, config, tool_server, work_dir, seed):
         )
         writing = starts % 3 == 0
         if writing:
-            run.until(lambda: list(work_dir.glob('.*.pth')))
+            run.wait_until(lambda: list(work_dir.glob('.*.pth')))
             time.sleep(rng.uniform(0, 0.2))
         else:
             end = time.monotonic() + rng.uniform(0, 1) * seconds
-            run.until(lambda end=end: time.monotonic() > end)
+            run.wait_until(lambda end=end: time.monotonic() > end)
         was_writing = bool(list(work_dir.glob('.*.pth')))
         workers = children(run.pid)
         run.kill()
@@ -327,7 +327,7 @@ def test_a_signal_ends_training_in_order(
 ):
     arguments = [configs[task], '--work-dir', tmp_path]
     run = tool_server.start('train.py', *arguments)
-    run.until(lambda: moment in ' '.join(run.text().split(' ' * 2)))
+    run.wait_until(lambda: moment in ' '.join(run.text().split(' ' * 2)))
     workers = children(run.pid)
     assert len(workers) >= 2
     # As a terminal does.
@@ -359,7 +359,7 @@ def test_ctrl_c_ends_testing(whole, configs, tool_server, tmp_path):
         'test.py', config, whole['detection'][0] / 'epoch_3.pth',
         '--work-dir', tmp_path,
     )  # fmt: skip
-    run.until(lambda: 'Epoch(test)' in run.text())
+    run.wait_until(lambda: 'Epoch(test)' in run.text())
     workers = children(run.pid)
     assert len(workers) == 2
     os.killpg(run.pid, signal.SIGINT)
@@ -416,7 +416,7 @@ def test_memory_is_flat_over_2000_images(
         f'test_evaluator.ann_file={tmp_path}/test.json',
     )  # fmt: skip
     samples = []
-    while run.wait_a_moment() is None:
+    while run.poll() is None:
         done = re.findall(r'Epoch\(test\) +\[ *(\d+)/500\]', run.text())
         if done and done[-1] != '500':
             samples.append((int(done[-1]), resident(run.pid)))

@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 
 
 class Model(BaseModel):
-    """The least that a Runner trains."""
+    """The smallest model that a Runner trains."""
 
     def __init__(self, init_cfg=None):
         super().__init__(init_cfg=init_cfg)

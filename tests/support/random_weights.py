@@ -1,4 +1,4 @@
-"""Small models for seconds, whose weights are random."""
+"""Configs of small models, and random weights for them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A segmentor and a data set that train in seconds, to look at other things.
+"""A segmentor and a data set that train in seconds, for tests of the tools.
 
 Nothing in them is random or depends on the rest of the batch: no augmentation,
 dropout or drop path, and no statistics of batches.
@@ -91,7 +91,12 @@ default_hooks = dict(
 
 
 def write(folder, images=IMAGES):
-    """Write the data set and the config; return the config's path."""
+    """Write the data set and the config; return the path of the config.
+
+    Args:
+        folder (Path): Where to write both.
+        images (dict[str, int]): Number of images of each split.
+    """
     rng = np.random.default_rng(0)
     for split, count in images.items():
         for kind in ('images', 'labels'):

@@ -31,32 +31,36 @@ class Run:
         self.returncode = None
 
     def text(self):
+        """Return what it has written to stdout and stderr so far."""
         return self.output.read_text(errors='replace')
 
     def kill(self, signum=signal.SIGKILL):
+        """Send it a signal, if it still runs."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signum)
 
     def wait(self, timeout=120):
-        """Wait for its end; return its exit status."""
+        """Wait until it has ended; return its exit status."""
         end = time.monotonic() + timeout
         while self.returncode is None:
             if self._replies(self.pid) is not None:
                 self.returncode = self._replies(self.pid)
             elif time.monotonic() > end:
                 self.kill()
-                raise AssertionError(f'no end:\n{self.text()[-3000:]}')
+                raise AssertionError(
+                    f'still running after {timeout} s:\n{self.text()[-3000:]}'
+                )
             time.sleep(0.01)
         return self.returncode
 
-    def wait_a_moment(self):
-        """Return its exit status, or None while it runs."""
+    def poll(self):
+        """Wait briefly; return its exit status, or None while it runs."""
         time.sleep(0.1)
         self.returncode = self._replies(self.pid)
         return self.returncode
 
-    def until(self, condition, timeout=120):
-        """Wait until something holds, or the tool has ended."""
+    def wait_until(self, condition, timeout=120):
+        """Wait until a condition holds, or the tool has ended."""
         end = time.monotonic() + timeout
         while not condition() and self._replies(self.pid) is None:
             assert time.monotonic() < end, self.text()[-3000:]
@@ -64,7 +68,11 @@ class Run:
 
 
 class ToolServer:
-    """Where tools start in a moment, in processes of their own."""
+    """A process that has imported the libraries, and forks the tools.
+
+    Args:
+        folder (Path): Where the outputs and exit statuses are written.
+    """
 
     def __init__(self, folder):
         self._folder = folder
@@ -102,23 +110,25 @@ class ToolServer:
         return Run(pid, output, self._status)
 
     def run(self, script, *arguments, check=True):
-        """Run a tool to its end; return its :class:`Run`."""
+        """Run a tool until it has ended; return its :class:`Run`."""
         run = self.start(script, *arguments)
         status = run.wait()
         assert not check or status == 0, run.text()[-3000:]
         return run
 
     def _status(self, pid):
+        """Return the exit status of a tool, or None while it runs."""
         path = self._folder / f'{pid}.status'
         return int(path.read_text()) if path.exists() else None
 
     def close(self):
+        """End the process."""
         self._process.stdin.close()
         self._process.wait(30)
 
 
 def _run_tool(request):
-    """Run a tool in this process, as Python does."""
+    """Run a tool in this process as its main script."""
     output = os.open(request['output'], os.O_WRONLY | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -128,6 +138,7 @@ def _run_tool(request):
 
 
 def _serve(folder):
+    """Fork for each request; return it in the child, None at the end."""
     requests = os.fdopen(os.dup(0), 'rb', buffering=0)
     replies = os.fdopen(os.dup(1), 'w')
     # What libraries print is no reply.

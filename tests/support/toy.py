@@ -20,7 +20,12 @@ from mmbiformer.reliable.runner import build_runner
 
 @DATASETS.register_module(force=True)
 class ToyDataset(Dataset):
-    """Random vectors with file names, drawn anew each time."""
+    """Random vectors with file names, drawn each time that they are read.
+
+    Args:
+        broken (int, optional): Index of a sample that holds NaN.
+        size (int): Number of samples.
+    """
 
     metainfo = {}
 
@@ -58,7 +63,7 @@ class ToyModel(BaseModel):
 
 @METRICS.register_module(force=True)
 class ToyMetric(BaseMetric):
-    """Metrics from a list, one for each validation."""
+    """Metrics from a list, one value for each validation."""
 
     def __init__(self, values=(1, 2, 3, 4, 5, 6)):
         super().__init__()
