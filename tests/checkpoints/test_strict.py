@@ -111,7 +111,8 @@ class TestPayload:
             message_hub=dict(runtime_info=dict(cfg=text)),
         )
         torch.save(checkpoint, path)
-        with pytest.raises(ValueError, match='configs are code'):
+        message = f'weights={str(path)!r} without.*configs are code'
+        with pytest.raises(ValueError, match=message):
             Inferencer(None, str(path), device='cpu')
 
     def test_resuming(self, trained, trap, tmp_path):

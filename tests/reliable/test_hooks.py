@@ -313,10 +313,3 @@ class TestLabelCheck:
 
     def test_classes_that_are_not_known(self):
         self.check([0, 3])
-
-
-@pytest.mark.parametrize('scope', ['mmseg', 'mmengine'])
-def test_labels_are_checked_in_runs_of_segmentors(tmp_path, scope):
-    runner = toy_runner(tmp_path, default_scope=scope)
-    checks = [hook for hook in runner.hooks if isinstance(hook, LabelCheck)]
-    assert len(checks) == (scope == 'mmseg')

@@ -4,6 +4,7 @@ import pytest
 import torch
 from toy import ToyModel, toy_runner
 
+from mmbiformer.reliable.hooks import LabelCheck
 from mmbiformer.utils.errors import CheckpointError, ConfigError, DataError
 
 
@@ -98,3 +99,10 @@ def test_a_refused_run_leaves_nothing(tmp_path, option, kind, message):
         toy_runner(work_dir, **option).train()
     left = {path.name for path in work_dir.iterdir()}
     assert left - {'toy.py'} == {'file'}
+
+
+@pytest.mark.parametrize('scope', ['mmseg', 'mmengine'])
+def test_labels_are_checked_in_runs_of_segmentors(tmp_path, scope):
+    runner = toy_runner(tmp_path, default_scope=scope)
+    checks = [hook for hook in runner.hooks if isinstance(hook, LabelCheck)]
+    assert len(checks) == (scope == 'mmseg')
