@@ -89,6 +89,8 @@ class BuildWithMim(build_py):
         shutil.rmtree(package, ignore_errors=True)
         super().run()
         mim = package / '.mim'
+        # An editable install has left links there, which setuptools copies.
+        shutil.rmtree(mim, ignore_errors=True)
         mim.mkdir()
         for name in MIM_FILES:
             source = ROOT / name

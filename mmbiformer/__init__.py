@@ -17,8 +17,8 @@ from mmengine.utils import digit_version
 
 from .version import __version__
 
-# Lower bounds only: the maintained forks of OpenMMLab go on counting. Torch
-# 2.6 is the first whose safe loading can be taught mmengine's types.
+# Lower bounds only: the maintained forks of OpenMMLab have later versions.
+# Torch 2.6 is the first with a list of types that safe loading allows.
 MINIMUM_VERSIONS = {torch: '2.6.0', mmengine: '0.10.0', mmcv: '2.0.0'}
 
 for _module, _minimum in MINIMUM_VERSIONS.items():

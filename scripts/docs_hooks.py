@@ -82,5 +82,5 @@ def on_page_markdown(
 def on_page_content(
     html: str, page: Page, config: MkDocsConfig, files: Files
 ) -> str:
-    """Turn what docstrings have of reStructuredText into HTML."""
+    """Convert the reStructuredText of docstrings into HTML."""
     return RST_LINK.sub(r'<a href="\2">\1</a>', ROLE.sub('', html))

@@ -47,14 +47,12 @@ def describe(error: ChildFailedError) -> str:
     rank, first = min(error.failures.items(), key=lambda one: order_of(one[1]))
     who = f'process {rank} (pid {first.pid})'
     if first.exitcode < 0:
-        why = ', perhaps for want of memory' * (
-            first.exitcode == -signal.SIGKILL
-        )
+        why = ', perhaps out of memory' * (first.exitcode == -signal.SIGKILL)
         return f'{who} was killed by {first.signal_name()}{why}'
     failed = f'{who} failed with exit code {first.exitcode}'
     if Path(first.error_file).is_file():
         return f'{failed}:\n{first.message}'
-    return f'{failed}; what it wrote stands above'
+    return f'{failed}; its output is above'
 
 
 def main() -> None:

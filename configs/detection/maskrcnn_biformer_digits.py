@@ -1,5 +1,5 @@
 # Mask R-CNN with a small BiFormer on handwritten digits, from scratch, in
-# minutes on two CPU cores. All numbers are the project's own.
+# minutes on two CPU cores. The settings were chosen for this data set.
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     '../_base_/models/biformer_digits.py',

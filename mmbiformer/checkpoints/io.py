@@ -310,11 +310,11 @@ def _unsafe_names(path: Path, error: Exception) -> str:
 
 
 def _disarm(checkpoint: Any, filename: str) -> None:
-    """Remove from a checkpoint what a runner that resumes would obey.
+    """Remove what would make a runner that resumes run code or delete files.
 
     It runs ``meta.config`` as the text of a config; mmengine itself writes no
-    such entry. And it deletes the best checkpoint so far, a path, when there
-    is a better one; only a file beside this checkpoint is kept as that.
+    such entry. It also deletes the previous best checkpoint when there is a
+    better one, so only a path beside this checkpoint is kept as that.
     """
     if not isinstance(checkpoint, dict):
         return

@@ -35,7 +35,7 @@ def check_int(
 
 
 def check_length(name: str, values: object, length: int) -> None:
-    """Raise an error for what is no list or tuple of a length.
+    """Check that a value is a list or tuple of a certain length.
 
     Args:
         name (str): Name of the argument.
@@ -53,7 +53,7 @@ def check_length(name: str, values: object, length: int) -> None:
 
 
 def check_bool(name: str, value: object) -> None:
-    """Raise an error for what is neither True nor False.
+    """Check that a value is True or False.
 
     Args:
         name (str): Name of the argument.
@@ -69,7 +69,7 @@ def check_bool(name: str, value: object) -> None:
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Raise an error for what is none of some strings.
+    """Check that a value is one of some strings.
 
     Args:
         name (str): Name of the argument.

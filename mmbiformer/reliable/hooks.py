@@ -66,7 +66,7 @@ class IterationSeed(Hook):
     priority = 'VERY_HIGH'
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Tell the batches their epoch."""
+        """Set the epoch of the batches."""
         sampler = runner.train_loop.dataloader.batch_sampler
         if isinstance(sampler, ResumableBatchSampler) and isinstance(
             runner.train_loop, EpochBasedTrainLoop
@@ -242,13 +242,13 @@ class Interruption(Hook):
         return self
 
     def __exit__(self, *_) -> None:
-        """Leave the signals to whom they belonged."""
+        """Restore the former signal handlers."""
         self.running = False
         for signum, handler in self._former.items():
             signal.signal(signum, handler)
 
     def _handle(self, signum: int, frame: Optional[FrameType]) -> None:
-        """Note a signal, or end at once."""
+        """Stop after this iteration; at a second signal, at once."""
         if not self.running or self.signum is not None:
             raise TrainingInterrupted(signum, 'ended at once, without saving')
         self.signum = signum
@@ -261,7 +261,7 @@ class Interruption(Hook):
         )  # fmt: skip
 
     def before_train(self, runner: Runner) -> None:
-        """From here on there is a state to save."""
+        """Save the state from now on, if a signal ends the run."""
         self.running = True
 
     def after_train_iter(

@@ -70,9 +70,10 @@ def init_cpu_process_group(launcher: str) -> None:
 
 
 def leave_process_group() -> None:
-    """End the process group of a run that has come to its end.
+    """Destroy the process group at the end of a run.
 
-    Left to the end of the interpreter, gloo's threads may abort the process.
+    If the interpreter did it at its exit, gloo's threads could abort the
+    process.
     """
     if dist.is_initialized():
         dist.destroy_process_group()

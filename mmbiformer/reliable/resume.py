@@ -45,7 +45,7 @@ def _candidates(work_dir: Path) -> List[Path]:
 
 
 def _resumable(paths: List[Path], named: bool) -> Iterator[tuple]:
-    """Yield those of some checkpoints that can be read, with iterations."""
+    """Yield the checkpoints that can be read, with their iterations."""
     for path in paths:
         try:
             checkpoint = load_from_local(str(path))

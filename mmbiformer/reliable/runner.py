@@ -95,10 +95,10 @@ class CheckedRunner(Runner):
 
     @contextmanager
     def _refusing(self, cfg: Union[Config, dict]) -> Iterator[None]:
-        """Name a setting that is wrong; leave no folder of such a run.
+        """Name a setting that is wrong, and delete the folder of such a run.
 
-        Where a run ends before it has begun, and not by what the user can
-        mend, its log stays.
+        If the run fails before it starts, and for another reason than an
+        error of the user, its log is kept.
         """
         try:
             with config_errors(cfg):

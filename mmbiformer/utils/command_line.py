@@ -1,4 +1,4 @@
-"""How a tool ends: with a line for what the user can mend, or a traceback."""
+"""How a tool ends: with one line for an error of the user, or a traceback."""
 
 import logging
 import os
@@ -149,8 +149,8 @@ def _enable_interrupts() -> None:
 
 
 def _release(error: BaseException) -> None:
-    """Let go of what the frames of an error refer to.
+    """Drop the references that the frames of an error hold.
 
-    The workers of dataloaders end when nothing refers to them any more.
+    The workers of dataloaders end when nothing refers to their loader.
     """
     traceback.clear_frames(error.__traceback__)

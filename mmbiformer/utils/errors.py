@@ -1,8 +1,8 @@
-"""Errors that a user can mend, and the end of a run by a signal.
+"""Errors that a user can correct, and the end of a run by a signal.
 
-A :class:`UserError` is raised where the cause is known, and also is of the
-built-in type that callers of the package expect. The tools show its message
-alone; all other errors keep their traceback.
+A :class:`UserError` is raised where the cause is known, and is also of the
+built-in type that callers of the package expect. The tools show only its
+message; all other errors keep their traceback.
 """
 
 

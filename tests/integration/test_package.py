@@ -58,12 +58,16 @@ def build_wheel(sdist, out, **variables):
 
 @pytest.fixture(scope='module')
 def sdist(tmp_path_factory):
-    """The sdist, built in a copy of the project."""
+    """The sdist, built in a copy with the links of an editable install."""
     source = tmp_path_factory.mktemp('source')
     for name in project_files():
         copy = source / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes((ROOT / name).read_bytes())
+    for name in ('configs', 'tools', 'model-index.yml'):
+        link = source / 'mmbiformer/.mim' / name
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(Path('../..') / name)
     build = (
         "from setuptools.build_meta import build_sdist; build_sdist('dist')"
     )

@@ -1,4 +1,4 @@
-# A small BiFormer for scenes of 160 px. All numbers are the project's own.
+# A small BiFormer for scenes of 160 px; the settings were chosen for them.
 custom_imports = dict(imports=['mmbiformer'])
 
 channels = [32, 64, 128, 256]

@@ -1,4 +1,4 @@
-# Minutes on two CPU cores. All numbers are the project's own.
+# Minutes on two CPU cores. The settings were chosen for this data set.
 _base_ = [
     'mmseg::_base_/schedules/schedule_20k.py',
     'mmseg::_base_/default_runtime.py',

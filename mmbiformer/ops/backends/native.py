@@ -272,7 +272,7 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    """Keep inputs and outputs; none is topk times as large as the map."""
+    """Save inputs and outputs; all of them have the size of the map."""
     *tensors, ctx.num_heads, ctx.scale = inputs
     ctx.save_for_backward(*tensors, *output)
     ctx.mark_non_differentiable(output[1])
