@@ -3,6 +3,7 @@ import reference
 import torch
 
 from mmbiformer.models import BiLevelRoutingAttention, GlobalAttention
+from mmbiformer.models.attention import add
 from mmbiformer.ops import ATTENTION_BACKENDS
 from mmbiformer.utils.errors import ConfigError
 
@@ -75,3 +76,12 @@ def test_routed_attention_refuses(arguments, message):
 def test_global_attention_refuses_a_width_that_8_heads_do_not_divide():
     with pytest.raises(ConfigError, match='multiple of 8.*dim=100'):
         GlobalAttention(100)
+
+
+def test_add_is_in_place_without_gradients_only():
+    x, y = torch.rand(2, 3)
+    total = x + y
+    assert add(x, y) is not x
+    with torch.no_grad():
+        assert add(x, y) is x
+    assert torch.equal(x, total)

@@ -290,6 +290,14 @@ class TestArguments:
         assert isinstance(model, BiFormer)
         assert model.stages[0][0].attn.n_win == 8
 
+    def test_head_dim_and_mlp_ratio(self):
+        model = BiFormer(dict(TOY, head_dim=16, mlp_ratio=1.5), n_win=4)
+        for stage, dim in zip(model.stages, TOY['dims'], strict=True):
+            mlp = stage[0].mlp
+            assert mlp[0].out_features == mlp[3].in_features == 1.5 * dim
+        for stage, heads in zip(model.stages, (2, 2, 4), strict=False):
+            assert stage[0].attn.num_heads == heads
+
     @pytest.mark.parametrize(
         ('arguments', 'message'),
         [
@@ -319,6 +327,7 @@ class TestArguments:
             (dict(topks=(1, 4)), r'topks=\(1, 4\)'),
             (dict(n_win=0), 'n_win=0'),
             (dict(n_win='7'), "n_win='7'"),
+            (dict(n_win=True), 'n_win=True'),
             (dict(topks=4), 'topks=4'),
             (dict(topks=(1.0, 4, 16, -2)), r'topks\[0\]=1.0.*whole number'),
             (dict(out_indices=2), 'out_indices=2'),

@@ -208,10 +208,55 @@ def test_chunks_change_nothing(monkeypatch):
         monkeypatch.setattr(sdpa, name, 1)
     for a, b in zip(run(*inputs, 'sdpa'), expected, strict=True):
         torch.testing.assert_close(a, b)
+    calls = []
+    attend = sdpa.F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        sdpa.F,
+        'scaled_dot_product_attention',
+        lambda q, *others, **kw: calls.append(1) or attend(q, *others, **kw),
+    )
     with torch.inference_mode():
         q, k, v, routing, heads = inputs
         out = routed_attention(q, k, v, routing, heads, 0.3, 'sdpa')
     torch.testing.assert_close(out, expected[0])
+    # One for each region, of which more than one would exceed the bound.
+    assert len(calls) == routing.shape[0] * routing.shape[1]
+
+
+@pytest.mark.parametrize(
+    ('head_dim', 'chosen', 'other'),
+    [(32, 'native', 'sdpa'), (20, 'sdpa', 'reference')],
+)
+def test_auto_chooses_the_compiled_code_where_it_can(head_dim, chosen, other):
+    """The results differ by the rounding of the backends."""
+    *maps, routing, heads = make_inputs(head_dim=head_dim, dtype=torch.float32)
+    out = {
+        backend: routed_attention(*maps, routing, heads, 0.3, backend)
+        for backend in ('auto', chosen, other)
+    }
+    assert torch.equal(out['auto'], out[chosen])
+    assert not torch.equal(out['auto'], out[other])
+
+
+def test_the_compiled_code_runs_on_as_many_threads_as_torch(monkeypatch):
+    seen = []
+    run = native._run
+    monkeypatch.setattr(
+        native,
+        '_run',
+        lambda name, arguments: (
+            seen.append(arguments.threads) or run(name, arguments)
+        ),
+    )
+    *maps, routing, heads = make_inputs()
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            routed_attention(*maps, routing, heads, 0.3, 'native')
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == [1, 2]
 
 
 @pytest.mark.parametrize('backend', ATTENTION_BACKENDS)
