@@ -211,6 +211,20 @@ class TestTraining:
         assert not block.mlp[0].bias.any()
         assert (block.norm1.weight == 1).all()
 
+    def test_init_weights_by_a_list(self, tmp_path):
+        """Weights are loaded last, and the config stays as it was."""
+        path = tmp_path / 'weights.pth'
+        saved = BiFormer(arch=TOY)
+        torch.save(saved.state_dict(), path)
+        constant = dict(type='Constant', layer='LayerNorm', val=3.0)
+        weights = dict(type='Pretrained', checkpoint=str(path))
+        model = BiFormer(arch=TOY, init_cfg=[weights, constant])
+        for _ in range(2):
+            model.init_weights()
+            assert model.init_cfg == [weights, constant]
+            for name, value in saved.state_dict().items():
+                assert torch.equal(model.state_dict()[name], value), name
+
 
 class TestTorch:
     """What torch does with modules besides calling them."""
