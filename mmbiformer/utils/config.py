@@ -6,6 +6,7 @@ import os.path as osp
 from contextlib import contextmanager
 from copy import deepcopy
 from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 from typing import Iterator, Optional
 
 from mmengine.config import Config, ConfigDict
@@ -21,7 +22,7 @@ from torch import nn
 from .building import config_errors
 from .datasets import leaf_settings
 from .errors import ConfigError, MissingFileError
-from .files import check_checkpoint, is_local
+from .files import check_checkpoint, check_writable, is_local
 
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation'}
 """dict[str, str]: The task behind each ``default_scope`` that is allowed."""
@@ -313,12 +314,17 @@ def keep_predictions(cfg: Config, out: str) -> None:
     Args:
         cfg (Config): Config of a run; changed in place.
         out (str): For detection the pickle file to dump to; for segmentation
-            the folder for label maps.
+            the folder for label maps, which is created.
 
     Raises:
         ConfigError: If the name does not fit the task.
+        OutputError: If the folder cannot be created.
     """
     if task_of(cfg) == 'segmentation':
+        check_writable(Path(out), '--out')
+        # mmseg creates it in the first process only, which another one that
+        # already writes to it may be ahead of.
+        Path(out).mkdir(parents=True, exist_ok=True)
         cfg.test_evaluator.output_dir = out
         cfg.test_evaluator.keep_results = True
         return

@@ -56,7 +56,9 @@ def test_what_the_user_can_mend_is_one_line(log_file, capsys):
     assert log.endswith(f'{line}\n')
 
 
-def test_any_other_error_shows_its_traceback(log_file, capsys):
+def test_any_other_error_shows_its_traceback(log_file, capsys, monkeypatch):
+    # torch replaces the hook in processes that had a process group.
+    monkeypatch.setattr(sys, 'excepthook', sys.__excepthook__)
     with pytest.raises(SystemExit) as end, command_line('tool.py'):
         try:
             {}['missing']
