@@ -30,7 +30,7 @@ class LabelCheck(Hook):
     """Refuse label maps with values that are no class.
 
     The loss would end with an index out of range, on a GPU with an assertion
-    that names nothing, and the metric would pass over them.
+    that names nothing, and the metric would ignore them.
     """
 
     priority = 'VERY_HIGH'
@@ -145,7 +145,7 @@ def check_finite(model: nn.Module) -> None:
 
 
 class SafeCheckpointHook(CheckpointHook):
-    """mmengine's hook, but old checkpoints go when the new one is there.
+    """mmengine's hook, which deletes old checkpoints only after a new one.
 
     Arguments are those of mmengine's ``CheckpointHook``.
     """
@@ -320,5 +320,5 @@ class Interruption(Hook):
         raise TrainingInterrupted(
             self.signum,
             f'after iteration {position["iter"]}; its state is in '
-            f'{runner.last_checkpoint}. Go on by --resume',
+            f'{runner.last_checkpoint}. Resume it by --resume',
         )

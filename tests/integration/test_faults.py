@@ -337,7 +337,7 @@ def test_a_signal_ends_training_in_order(
     assert_gone(workers)
     (last,) = re.findall(
         r'^train.py: interrupted after iteration \d+; its state is in (.*)\. '
-        r'Go on by --resume\Z',
+        r'Resume it by --resume\Z',
         run.text().strip(),
         re.MULTILINE,
     )
