@@ -1,6 +1,15 @@
 """The backbone and its attention layers."""
 
-from .attention import BiLevelRoutingAttention, GlobalAttention
+from .attention import (
+    BiLevelRoutingAttention,
+    ConvolutionLayer,
+    GlobalAttention,
+)
 from .biformer import BiFormer
 
-__all__ = ['BiFormer', 'BiLevelRoutingAttention', 'GlobalAttention']
+__all__ = [
+    'BiFormer',
+    'BiLevelRoutingAttention',
+    'ConvolutionLayer',
+    'GlobalAttention',
+]

@@ -1,6 +1,11 @@
 """Pure functions on tensors: regions, routing and routed attention."""
 
-from .regions import map_to_regions, pad_to_regions, regions_to_map
+from .regions import (
+    map_to_regions,
+    pad_to_regions,
+    pool_regions,
+    regions_to_map,
+)
 from .routed_attention import ATTENTION_BACKENDS, routed_attention
 from .routing import region_means, route
 
@@ -8,6 +13,7 @@ __all__ = [
     'ATTENTION_BACKENDS',
     'map_to_regions',
     'pad_to_regions',
+    'pool_regions',
     'region_means',
     'regions_to_map',
     'route',

@@ -1,7 +1,7 @@
 """Token-to-token attention in routed regions (equations 6 and 7)."""
 
 import math
-from typing import Callable, Dict, Tuple
+from typing import Callable, Dict, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ _BACKENDS: Dict[str, Callable[..., Tensor]] = {
     'sdpa': sdpa.attend,
     'native': native.attend,
 }
+
+# Those with routing weights, and keys and values of another size.
+_BACKENDS_WITH_OPTIONS = ('sdpa', 'reference')
 
 ATTENTION_BACKENDS: Tuple[str, ...] = ('auto', *_BACKENDS)
 """tuple[str]: Values of ``backend`` in :func:`routed_attention`."""
@@ -26,14 +29,16 @@ def routed_attention(
     num_heads: int,
     scale: float,
     backend: str = 'auto',
+    routing_weights: Optional[Tensor] = None,
 ) -> Tensor:
     """Let the queries of every region attend to its routed regions.
 
     Args:
         q (Tensor): Map of queries, of shape (N, H, W, C), cut into S x S
             regions; S divides H and W.
-        k (Tensor): Map of keys, of the same shape.
-        v (Tensor): Map of values, of the same shape.
+        k (Tensor): Map of keys, of the same shape, or with regions of another
+            size (N, S*h, S*w, C), see :func:`mmbiformer.ops.pool_regions`.
+        v (Tensor): Map of values, of the shape of ``k``.
         routing (Tensor): int64 indices of the routed regions, of shape
             (N, S*S, K).
         num_heads (int): Attention heads; must divide C.
@@ -43,29 +48,71 @@ def routed_attention(
             - ``'auto'``: ``'native'`` where it supports the input, else
               ``'sdpa'``;
             - ``'native'``: compiled code for CPUs, for float32 and float64
-              and heads of a multiple of 16 channels;
+              and heads of a multiple of 16 channels, without pooled keys and
+              without ``routing_weights``;
             - ``'sdpa'``: torch's operators only, for every device and type;
             - ``'reference'``: the paper's equations written out, slow; the
               other backends are tested against it.
 
             Default: ``'auto'``.
+        routing_weights (Tensor, optional): Factors on the keys and values of
+            the routed regions (soft routing), of the shape of ``routing``.
+            Default: None, which means 1.
 
     Returns:
         Tensor: Map of attended values, of shape (N, H, W, C).
 
     Raises:
-        ValueError: If the maps differ in shape or type, or do not fit the
-            routing; if ``num_heads`` does not divide C; or if ``backend`` is
-            none of the above.
+        ValueError: If the maps or the weights do not fit in shape or type; if
+            ``num_heads`` does not divide C; or if ``backend`` is none of the
+            above.
         RuntimeError: If ``backend`` is ``'native'`` and does not support the
             input, or was not compiled.
     """
     _check_inputs(q, k, v, routing, num_heads, backend)
+    if routing_weights is not None or k.shape != q.shape:
+        return _attend_with_options(
+            q, k, v, routing, num_heads, scale, backend, routing_weights
+        )
     if backend == 'auto':
         backend = 'native' if native.supports(q, num_heads) else 'sdpa'
     elif backend == 'native':
         _check_native(q, num_heads)
     return _BACKENDS[backend](q, k, v, routing, num_heads, scale)
+
+
+def _attend_with_options(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    routing: Tensor,
+    num_heads: int,
+    scale: float,
+    backend: str,
+    routing_weights: Optional[Tensor],
+) -> Tensor:
+    """Attend to weighted or pooled regions, which two backends can do."""
+    if routing_weights is not None and (
+        routing_weights.shape != routing.shape
+        or routing_weights.dtype != q.dtype
+    ):
+        raise ValueError(
+            'routing_weights must have the shape of routing and the type of '
+            f'q, got {tuple(routing_weights.shape)} and '
+            f'{routing_weights.dtype}, with routing of '
+            f'{tuple(routing.shape)} and q of {q.dtype}'
+        )
+    if backend == 'auto':
+        backend = 'sdpa'
+    if backend not in _BACKENDS_WITH_OPTIONS:
+        raise RuntimeError(
+            f'backend={backend!r} supports neither routing_weights nor keys '
+            f'and values of another size than the queries; '
+            f'{("auto", *_BACKENDS_WITH_OPTIONS)} do'
+        )
+    return _BACKENDS[backend](
+        q, k, v, routing, num_heads, scale, routing_weights
+    )
 
 
 def _check_inputs(
@@ -79,16 +126,21 @@ def _check_inputs(
     """Raise a ValueError for inputs that no backend supports."""
     n_win = math.isqrt(routing.shape[1])
     if (
-        not q.shape == k.shape == v.shape
+        k.shape != v.shape
+        or q.shape[0] != k.shape[0]
+        or q.shape[-1] != k.shape[-1]
         or not q.dtype == k.dtype == v.dtype
         or routing.shape[:2] != (q.shape[0], n_win**2)
         or routing.dtype != torch.int64
         or q.shape[1] % n_win
         or q.shape[2] % n_win
+        or k.shape[1] % n_win
+        or k.shape[2] % n_win
     ):
         raise ValueError(
-            'q, k and v must be maps (N, H, W, C) of one shape and type, and '
-            'routing int64 of shape (N, S*S, K), where S divides H and W; got '
+            'q, k and v must be maps (N, H, W, C) of one type, k and v of one '
+            'shape, and routing int64 of shape (N, S*S, K), where S divides '
+            'all H and W; got '
             + ', '.join(
                 f'{name} of {tuple(x.shape)} and {x.dtype}'
                 for name, x in zip(

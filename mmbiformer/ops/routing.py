@@ -2,12 +2,10 @@
 
 from typing import Tuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-@torch.no_grad()
 def region_means(x: Tensor, n_win: int) -> Tensor:
     """Compute the mean over the tokens of each region (equation 3).
 
@@ -16,21 +14,20 @@ def region_means(x: Tensor, n_win: int) -> Tensor:
         n_win (int): Regions per side, S.
 
     Returns:
-        Tensor: Region descriptors of shape (N, S*S, C), without gradient.
+        Tensor: Region descriptors of shape (N, S*S, C).
     """
     region = x.shape[1] // n_win, x.shape[2] // n_win
     return F.avg_pool2d(x.permute(0, 3, 1, 2), region).flatten(2).mT
 
 
-@torch.no_grad()
 def route(
     queries: Tensor, keys: Tensor, topk: int, scale: float
 ) -> Tuple[Tensor, Tensor]:
     """Choose the regions that each region attends to (equations 4 and 5).
 
     The affinity of two regions is the scaled product of the mean query of one
-    and the mean key of the other. The choice is made without gradients, as by
-    default in the authors' code.
+    and the mean key of the other. The choice has no gradients, the affinities
+    have.
 
     Args:
         queries (Tensor): Mean queries of the regions, of shape (N, S*S, C).

@@ -1,8 +1,14 @@
+import json
+
 import pytest
 import reference
 import torch
 
-from mmbiformer.models import BiLevelRoutingAttention, GlobalAttention
+from mmbiformer.models import (
+    BiLevelRoutingAttention,
+    ConvolutionLayer,
+    GlobalAttention,
+)
 from mmbiformer.models.attention import add
 from mmbiformer.ops import ATTENTION_BACKENDS
 from mmbiformer.utils.errors import ConfigError
@@ -54,6 +60,87 @@ def test_global_attention_equals_the_authors():
     check_against(arrays, GlobalAttention(int(arrays['dim'])))
 
 
+OPTIONS = reference.load('layer_options')
+
+
+def check_case(case, layer):
+    """Compare a layer with one of the cases in the file."""
+    seed = int(OPTIONS['seed'])
+    layer = reference.fill(layer, seed)
+    x = reference.make_input(OPTIONS['shape'], seed)
+    with torch.no_grad():
+        assert_close(layer(x), OPTIONS[f'{case}.out'])
+    out = layer(x.requires_grad_())
+    assert_close(out, OPTIONS[f'{case}.out'])
+    (out * out).mean().backward()
+    grads = {name: p.grad for name, p in layer.named_parameters()}
+    grads['input'] = x.grad
+    names = OPTIONS[f'{case}.grad_names'].tolist()
+    assert set(names) == set(grads)
+    norms = torch.stack([grads[name].norm() for name in names])
+    torch.testing.assert_close(
+        norms, torch.from_numpy(OPTIONS[f'{case}.grad_norms']),
+        rtol=1e-9, atol=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize('backend', ['auto', 'sdpa', 'reference'])
+@pytest.mark.parametrize('case', OPTIONS['cases'][:-2])
+def test_options_equal_the_authors(case, backend):
+    layer = BiLevelRoutingAttention(
+        *(int(OPTIONS[key]) for key in ('dim', 'heads', 'n_win', 'topk')),
+        backend,
+        **json.loads(str(OPTIONS[f'{case}.options'])),
+    )
+    check_case(case, layer)
+
+
+@pytest.mark.parametrize('topk', [-1, 0])
+def test_other_layers_equal_the_authors(topk):
+    dim = int(OPTIONS['dim'])
+    layers = {
+        -1: lambda: GlobalAttention(dim, local_context=False),
+        0: lambda: ConvolutionLayer(dim),
+    }
+    check_case(f'topk_{topk}', layers[topk]())
+
+
+def test_a_pooling_by_one_is_none():
+    layers = [
+        BiLevelRoutingAttention(32, 1, 2, 2, 'auto', **options)
+        for options in (
+            {},
+            dict(kv_downsample_mode='avgpool', kv_downsample_ratio=1),
+            dict(kv_downsample_mode='ada_maxpool', kv_per_win=4),
+        )
+    ]
+    x = torch.rand(1, 8, 8, 32)
+    for layer in layers:
+        layer.load_state_dict(layers[0].state_dict())
+        torch.testing.assert_close(layer(x), layers[0](x))
+
+
+@pytest.mark.parametrize('diff_routing', [False, True])
+def test_only_differentiable_routing_has_gradients(diff_routing):
+    layer = BiLevelRoutingAttention(
+        32, 1, 2, 2, soft_routing=True, diff_routing=diff_routing
+    )
+    seen = []
+    layer.router.register_forward_hook(lambda *hook: seen.append(hook[2]))
+    layer(torch.rand(1, 8, 8, 32))
+    ((routing, affinity),) = seen
+    assert affinity.requires_grad == diff_routing
+
+
+def test_regions_smaller_than_the_pooling_are_refused():
+    layer = BiLevelRoutingAttention(
+        32, 1, 4, 2, kv_downsample_mode='maxpool', kv_downsample_ratio=3
+    )
+    layer(torch.rand(1, 12, 12, 32))
+    with pytest.raises(ConfigError, match='2 x 3 tokens.*_ratio=3'):
+        layer(torch.rand(1, 8, 12, 32))
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -66,9 +153,30 @@ def test_global_attention_equals_the_authors():
             dict(dim=64, num_heads=2, n_win=2, topk=1, attn_backend='fast'),
             "'auto', 'reference'.*attn_backend='fast'",
         ),
+        (dict(qk_scale=0), 'above 0, got qk_scale=0'),
+        (dict(qk_scale='1'), "qk_scale='1'"),
+        (dict(soft_routing=1), 'soft_routing=1'),
+        (dict(diff_routing=True), 'needs soft_routing=True'),
+        (dict(kv_downsample_mode='conv'), "'maxpool'.*got .*='conv'"),
+        (dict(kv_downsample_mode='avgpool'), 'kv_downsample_ratio=None'),
+        (dict(kv_downsample_mode='ada_avgpool'), 'kv_per_win=None'),
+        (
+            dict(
+                kv_downsample_mode='avgpool',
+                kv_downsample_ratio=2,
+                kv_per_win=2,
+            ),
+            "kv_per_win is not used with kv_downsample_mode='avgpool'",
+        ),
+        (dict(kv_per_win=2), "kv_per_win is not used with .*'identity'"),
+        (
+            dict(soft_routing=True, attn_backend='native'),
+            "'native' supports neither soft_routing",
+        ),
     ],
 )
 def test_routed_attention_refuses(arguments, message):
+    arguments = {**dict(dim=64, num_heads=2, n_win=2, topk=1), **arguments}
     with pytest.raises(ConfigError, match=message):
         BiLevelRoutingAttention(**arguments)
 

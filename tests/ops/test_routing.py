@@ -29,9 +29,11 @@ def test_affinity_is_the_scaled_product_of_the_means():
                 torch.testing.assert_close(affinity[n, i, j], expected)
 
 
-def test_routing_has_no_gradient():
-    x = torch.randn(1, 4, 6, 2, requires_grad=True)
-    descriptors = region_means(x, 2)
-    assert not descriptors.requires_grad
-    _, affinity = route(x.flatten(1, 2), x.flatten(1, 2), topk=2, scale=1.0)
-    assert not affinity.requires_grad
+def test_the_affinities_have_gradients():
+    x = torch.randn(1, 4, 6, 2, dtype=torch.float64, requires_grad=True)
+
+    def affinity(x):
+        descriptors = region_means(x, 2)
+        return route(descriptors, descriptors, topk=2, scale=0.5)[1]
+
+    assert torch.autograd.gradcheck(affinity, x)
