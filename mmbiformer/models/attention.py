@@ -62,7 +62,7 @@ class QKVLinear(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """Compute three contiguous maps, without copying parts of one.
+        """Compute three contiguous maps, as routing and attention read them.
 
         Args:
             x (Tensor): Map of shape (N, H, W, C).
@@ -71,8 +71,7 @@ class QKVLinear(nn.Module):
             tuple[Tensor, Tensor, Tensor]: Queries, keys and values, each of
             the shape of ``x``.
         """
-        weights, biases = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
-        q, k, v = map(F.linear, (x, x, x), weights, biases)
+        q, k, v = (y.contiguous() for y in self.qkv(x).chunk(3, dim=-1))
         return q, k, v
 
 

@@ -1,4 +1,6 @@
+import copy
 import json
+import warnings
 
 import pytest
 import reference
@@ -139,6 +141,53 @@ def test_regions_smaller_than_the_pooling_are_refused():
     layer(torch.rand(1, 12, 12, 32))
     with pytest.raises(ConfigError, match='2 x 3 tokens.*_ratio=3'):
         layer(torch.rand(1, 8, 12, 32))
+
+
+class LowRankAdapter(torch.nn.Module):
+    """A linear layer with a low-rank sum, as adapters of LoRA."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+        self.down = torch.nn.Linear(linear.in_features, 2, bias=False)
+        self.up = torch.nn.Linear(2, linear.out_features, bias=False)
+
+    def forward(self, x):
+        return self.linear(x) + self.up(self.down(x))
+
+
+class TestSubmodulesAreCalled:
+    """What replaces, wraps or watches a layer inside must have effect."""
+
+    @pytest.fixture
+    def layer(self):
+        torch.manual_seed(0)
+        return BiLevelRoutingAttention(32, 2, 2, 2).eval()
+
+    def test_an_adapter_adds_its_weights(self, layer):
+        x = torch.rand(1, 6, 8, 32)
+        adapted = copy.deepcopy(layer)
+        adapted.qkv.qkv = LowRankAdapter(adapted.qkv.qkv)
+        adapter = adapted.qkv.qkv
+        merged = copy.deepcopy(layer)
+        merged.qkv.qkv.weight.data += adapter.up.weight @ adapter.down.weight
+        out = adapted(x)
+        torch.testing.assert_close(out, merged(x))
+        assert not torch.allclose(out, layer(x))
+        out.sum().backward()
+        assert adapter.down.weight.grad.any()
+
+    def test_dynamic_quantization(self, layer):
+        x = torch.rand(1, 6, 8, 32)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            quantized = torch.ao.quantization.quantize_dynamic(
+                layer, {torch.nn.Linear}, torch.qint8
+            )
+        with torch.no_grad():
+            out, expected = quantized(x), layer(x)
+        error = (out - expected).abs().max() / expected.abs().max()
+        assert 0 < error < 0.05
 
 
 @pytest.mark.parametrize(
