@@ -1,6 +1,6 @@
 """Depths and widths of the stages."""
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Sequence, Tuple, Union
 
 from mmbiformer.utils.errors import ConfigError
 
@@ -15,7 +15,13 @@ class Arch(NamedTuple):
     depths: Tuple[int, ...]
     dims: Tuple[int, ...]
     head_dim: int = 32
-    mlp_ratio: float = 3
+    mlp_ratio: Union[float, Sequence[float]] = 3
+
+    def mlp_ratio_of(self, stage: int) -> float:
+        """Return the MLP ratio of a stage, counted from 0."""
+        if isinstance(self.mlp_ratio, (list, tuple)):
+            return self.mlp_ratio[stage]
+        return self.mlp_ratio
 
     @classmethod
     def parse(cls, settings: dict) -> 'Arch':
@@ -28,8 +34,8 @@ class Arch(NamedTuple):
             Arch: The same values.
 
         Raises:
-            ConfigError: If a key is missing or unknown, or ``depths`` or
-                ``dims`` are wrong.
+            ConfigError: If a key is missing or unknown, or ``depths``,
+                ``dims`` or the number of ``mlp_ratio`` are wrong.
         """
         required = {'depths', 'dims'}
         missing = required - set(settings)
@@ -48,5 +54,9 @@ class Arch(NamedTuple):
             raise ConfigError(
                 "arch['dims'][0] must be at least 2, as the stem has half as "
                 f'many channels, got dims={settings["dims"]}'
+            )
+        if isinstance(settings.get('mlp_ratio'), (list, tuple)):
+            check_length(
+                "arch['mlp_ratio']", settings['mlp_ratio'], NUM_STAGES
             )
         return cls(**settings)

@@ -1,7 +1,7 @@
 """Checks of arguments; messages name the argument, its value and the rule."""
 
 import math
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Tuple
 
 from mmbiformer.utils.errors import ConfigError
 
@@ -98,4 +98,33 @@ def is_number(value: object) -> bool:
         isinstance(value, (int, float))
         and not isinstance(value, bool)
         and math.isfinite(value)
+    )
+
+
+def resolve_stages(name: str, stages: object, number: int) -> Tuple[int, ...]:
+    """Check stages that may be counted from the last, and resolve them.
+
+    Args:
+        name (str): Name of the argument.
+        stages (object): Its value: a whole number, or a list, tuple or range
+            of them.
+        number (int): Number of stages.
+
+    Returns:
+        tuple[int]: The stages, counted from 0.
+
+    Raises:
+        ConfigError: If they are not ascending whole numbers in range.
+    """
+    given = [stages] if type(stages) is int else stages
+    if isinstance(given, (list, tuple, range)) and all(
+        type(i) is int and -number <= i < number for i in given
+    ):
+        resolved = [i % number for i in given]
+        if resolved and resolved == sorted(set(resolved)):
+            return tuple(resolved)
+    raise ConfigError(
+        f'{name} must be whole numbers from 0 to {number - 1} in ascending '
+        f'order, or from -{number} to -1 to count from the last, got '
+        f'{name}={stages!r}'
     )

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn as nn
+import torch.utils.checkpoint as cp
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor
 
@@ -48,12 +49,21 @@ class MLP(nn.Sequential):
             x.device.type != 'cpu'
             or torch.is_grad_enabled()
             or torch.compiler.is_compiling()
+            or self._has_hooks()
         ):
             return forward(x)
         step = max(1, self.HIDDEN_BYTES // (self.hidden * x.element_size()))
         tokens = x.flatten(0, -2)
         parts = tokens.chunk(max(1, -(-len(tokens) // step)))
         return torch.cat([forward(part) for part in parts]).view(x.shape)
+
+    def _has_hooks(self) -> bool:
+        """Return whether a hook would see parts instead of the whole map."""
+        return any(
+            module._forward_hooks or module._forward_pre_hooks
+            for module in self.modules()
+            if module is not self
+        )
 
 
 class BiFormerBlock(nn.Module):
@@ -64,6 +74,8 @@ class BiFormerBlock(nn.Module):
         attn (nn.Module): The attention layer, for channels-last maps.
         mlp_ratio (float): Hidden channels of the MLP in units of ``dim``.
         drop_path_rate (float): Probability of stochastic depth. Default: 0.
+        with_cp (bool): Compute the block again in the backward pass, to save
+            memory. Default: False.
 
     Raises:
         ConfigError: If ``mlp_ratio`` leaves the MLP no hidden channel.
@@ -75,6 +87,7 @@ class BiFormerBlock(nn.Module):
         attn: nn.Module,
         mlp_ratio: float,
         drop_path_rate: float = 0.0,
+        with_cp: bool = False,
     ) -> None:
         super().__init__()
         if not is_number(mlp_ratio) or mlp_ratio * dim < 1:
@@ -88,6 +101,7 @@ class BiFormerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = MLP(dim, int(mlp_ratio * dim))
         self.drop_path = DropPath(drop_path_rate)
+        self.with_cp = with_cp
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the block.
@@ -98,6 +112,12 @@ class BiFormerBlock(nn.Module):
         Returns:
             Tensor: Map of the same shape, channels last in memory.
         """
+        if self.with_cp and x.requires_grad:
+            return cp.checkpoint(self._forward, x, use_reentrant=False)
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        """Compute the block, without checkpointing."""
         x = x + self.pos_embed(x)
         x = x.permute(0, 2, 3, 1)
         x = add(x, self.drop_path(self.attn(self.norm1(x))))

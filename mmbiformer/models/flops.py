@@ -129,7 +129,8 @@ def count_backbone(
         list[Complexity]: The stages, each with its downsampling layer, and
         the output norms.
     """
-    analyzer = analyze_flops(backbone.eval(), (torch.rand(1, 3, *shape),))
+    images = torch.rand(1, backbone.in_channels, *shape)
+    analyzer = analyze_flops(backbone.eval(), (images,))
     return _backbone_parts(backbone, analyzer)
 
 

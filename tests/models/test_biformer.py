@@ -1,17 +1,21 @@
 import copy
+import inspect
 import re
 
 import pytest
 import reference
 import torch
+from mmengine.model import PretrainedInit, Sequential
 from mmengine.registry import MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmbiformer import BiFormer
-from mmbiformer.models import BiLevelRoutingAttention
+from mmbiformer.models import BiLevelRoutingAttention, authors_options
+from mmbiformer.models.arch import Arch
 from mmbiformer.models.block import MLP, BiFormerBlock
+from mmbiformer.models.stage import ATTN_CFG_KEYS
 from mmbiformer.ops import ATTENTION_BACKENDS
-from mmbiformer.utils.errors import ConfigError
+from mmbiformer.utils.errors import CheckpointError, ConfigError
 
 TOY = dict(depths=(1, 1, 2, 1), dims=(32, 32, 64, 64))
 
@@ -110,6 +114,22 @@ class TestForward:
         assert torch.equal(outs[1], expected[2])
         assert set(some.extra_norms) == {'0', '2'}
 
+    @pytest.mark.parametrize(
+        ('given', 'expected'),
+        [(2, (2,)), (-1, (3,)), (range(1, 4), (1, 2, 3)), ([0, -2], (0, 2))],
+    )
+    def test_forms_of_out_indices(self, given, expected):
+        model = BiFormer(arch=TOY, out_indices=given)
+        assert model.out_indices == expected
+        outs = model(torch.rand(2, 3, 64, 64))
+        assert [x.shape[1] for x in outs] == [TOY['dims'][i] for i in expected]
+
+    def test_in_channels(self):
+        model = BiFormer(arch=TOY, in_channels=4)
+        assert len(model(torch.rand(2, 4, 64, 64))) == 4
+        with pytest.raises(ValueError, match=r'\(N, 4, H, W\).*\(2, 3, 64'):
+            model(torch.rand(2, 3, 64, 64))
+
     def test_no_parameter_is_without_a_gradient(self):
         model = BiFormer(arch=TOY, out_indices=(0, 1))
         sum(out.sum() for out in model(torch.rand(2, 3, 64, 64))).backward()
@@ -145,7 +165,7 @@ class TestTraining:
         saving.load_state_dict(plain.state_dict())
         x = torch.rand(2, 3, 64, 64).double()
         calls = []
-        saving.stages[2][0].register_forward_pre_hook(
+        saving.stages[2][0].attn.register_forward_pre_hook(
             lambda *_: calls.append(1)
         )
         for model in (plain, saving):
@@ -156,6 +176,23 @@ class TestTraining:
             plain.named_parameters(), saving.parameters(), strict=True
         ):
             torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+    @pytest.mark.parametrize(
+        ('with_cp', 'stages'),
+        [(True, [0, 1, 2, 3]), ([1, -1], [1, 3]), (False, []), ([], [])],
+    )
+    def test_with_cp_of_stages(self, with_cp, stages):
+        model = BiFormer(arch=TOY, with_cp=with_cp)
+        assert [
+            i for i, stage in enumerate(model.stages) if stage[0].with_cp
+        ] == stages
+        calls = []
+        for i, stage in enumerate(model.stages):
+            stage[-1].attn.register_forward_hook(
+                lambda *_, i=i: calls.append(i)
+            )
+        sum(out.sum() for out in model(torch.rand(2, 3, 64, 64))).backward()
+        assert sorted(calls) == sorted([0, 1, 2, 3] + stages)
 
     @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 3, 4])
     def test_frozen_stages(self, frozen_stages):
@@ -219,11 +256,140 @@ class TestTraining:
         constant = dict(type='Constant', layer='LayerNorm', val=3.0)
         weights = dict(type='Pretrained', checkpoint=str(path))
         model = BiFormer(arch=TOY, init_cfg=[weights, constant])
-        for _ in range(2):
+        model.init_weights()
+        assert model.is_init
+        assert model.init_cfg == [weights, constant]
+        for name, value in saved.state_dict().items():
+            assert torch.equal(model.state_dict()[name], value), name
+
+    @pytest.mark.parametrize('kind', ['Pretrained', PretrainedInit])
+    def test_weights_are_loaded_once(self, kind, tmp_path):
+        """By the name or the class, as in pure Python configs."""
+        path = tmp_path / 'weights.pth'
+        saved = BiFormer(arch=TOY)
+        torch.save(saved.state_dict(), path)
+        weights = dict(type=kind, checkpoint=str(path))
+        parent = Sequential(BiFormer(arch=TOY, init_cfg=weights))
+        (model,) = parent
+        model.init_weights()
+        assert model.is_init
+        for name, value in saved.state_dict().items():
+            assert torch.equal(model.state_dict()[name], value), name
+        # As in every module of mmengine, weights are not loaded again.
+        torch.nn.init.ones_(model.stages[0][0].mlp[0].weight)
+        model.init_weights()
+        parent.init_weights()
+        assert (model.stages[0][0].mlp[0].weight == 1).all()
+
+    def test_pretrained_of_another_number_of_channels(self, tmp_path):
+        path = tmp_path / 'weights.pth'
+        torch.save(BiFormer(arch=TOY).state_dict(), path)
+        model = BiFormer(
+            arch=TOY,
+            in_channels=4,
+            init_cfg=dict(type=PretrainedInit, checkpoint=str(path)),
+        )
+        with pytest.raises(CheckpointError, match='downsample_layers.0.0.we'):
             model.init_weights()
-            assert model.init_cfg == [weights, constant]
-            for name, value in saved.state_dict().items():
-                assert torch.equal(model.state_dict()[name], value), name
+
+
+class TestOptions:
+    def test_mlp_ratio_of_each_stage(self):
+        model = BiFormer(dict(TOY, mlp_ratio=(4, 3, 2.5, 1)))
+        ratios = [
+            stage[0].mlp[0].out_features / dim
+            for stage, dim in zip(model.stages, TOY['dims'], strict=True)
+        ]
+        assert ratios == [4, 3, 2.5, 1]
+
+    def test_attn_cfg_for_all_routed_stages(self):
+        cfg = dict(soft_routing=True, diff_routing=True, qk_scale=0.2)
+        model = BiFormer(TOY, topks=(2, 0, 4, -2), attn_cfg=cfg).eval()
+        for i in (0, 2):
+            attn = model.stages[i][0].attn
+            assert (attn.scale, attn.router.scale) == (0.2, 0.2)
+            assert attn.soft_routing
+            assert attn.router.diff_routing
+        plain = BiFormer(TOY, topks=(2, 0, 4, -2)).eval()
+        plain.load_state_dict(model.state_dict())
+        x = torch.rand(1, 3, 64, 64)
+        for a, b in zip(model(x), plain(x), strict=True):
+            assert not torch.allclose(a, b)
+
+    def test_attn_cfg_of_each_stage(self):
+        model = BiFormer(
+            TOY,
+            n_win=2,
+            topks=(1, 2, 3, -1),
+            attn_cfg=[
+                dict(kv_downsample_mode='avgpool', kv_downsample_ratio=4),
+                dict(kv_downsample_mode='ada_maxpool', kv_per_win=2),
+                {},
+                None,
+            ],
+        )
+        kinds = [
+            type(stage[0].attn.kv_down).__name__ for stage in model.stages[:3]
+        ]
+        assert kinds == ['AvgPool2d', 'AdaptiveMaxPool2d', 'NoneType']
+        sum(out.sum() for out in model(torch.rand(2, 3, 64, 64))).backward()
+        assert all(p.grad is not None for p in model.parameters())
+
+    def test_names_of_the_authors_are_translated(self):
+        with pytest.raises(ConfigError) as caught:
+            MODELS.build(
+                dict(
+                    type='BiFormer',
+                    depth=[2, 2, 8, 2],
+                    embed_dim=[64, 128, 256, 512],
+                    soft_routing=True,
+                    pre_norm=False,
+                )
+            )
+        message = str(caught.value)
+        for part in (
+            'depth: arch=dict(depths=…)',
+            'embed_dim: arch=dict(dims=…)',
+            'soft_routing: attn_cfg=dict(soft_routing=…)',
+            'pre_norm: not supported',
+        ):
+            assert part in message
+        with pytest.raises(TypeError, match="'depht'"):
+            BiFormer(depht=3)
+
+    def test_every_translation_is_an_argument(self):
+        """None of ours is refused, and what is named exists."""
+        ours = {*inspect.signature(BiFormer.__init__).parameters}
+        assert not ours & set(authors_options.OURS)
+        for text in authors_options.OURS.values():
+            for name in re.findall(r'^(\w+)=', text):
+                assert name in ours
+            for key in re.findall(r'attn_cfg=\[?dict\((\w+)=', text):
+                assert key in ATTN_CFG_KEYS
+            for key in re.findall(r'arch=dict\((\w+)=', text):
+                assert key in Arch._fields
+
+    def test_layer_depth(self):
+        """The contract of mmpretrain's backbones."""
+        model = BiFormer(TOY)
+        depths = {
+            'downsample_layers.0.0.weight': 0,
+            'stages.0.0.mlp.0.weight': 1,
+            'downsample_layers.1.0.weight': 2,
+            'stages.1.0.norm1.bias': 2,
+            'stages.2.0.attn.wo.weight': 3,
+            'stages.2.1.attn.wo.weight': 4,
+            'downsample_layers.3.1.bias': 5,
+            'stages.3.0.attn.proj.weight': 5,
+            'extra_norms.0.weight': 6,
+        }
+        for name, depth in depths.items():
+            assert model.get_layer_depth(name) == (depth, 7)
+            prefixed = f'backbone.{name}'
+            assert model.get_layer_depth(prefixed, 'backbone.') == (depth, 7)
+        assert model.get_layer_depth('head.fc.weight', 'backbone.') == (6, 7)
+        for name, _ in model.named_parameters():
+            assert 0 <= model.get_layer_depth(name)[0] < 7
 
 
 class TestTorch:
@@ -274,6 +440,26 @@ class TestTorch:
             error = (a - b).abs().max() / b.abs().max()
             assert error < 0.1
         assert all(p.grad.isfinite().all() for p in model.parameters())
+
+    def test_hooks_see_every_module_and_whole_maps(self, model):
+        """In evaluation too, where the MLP computes parts."""
+        called = {}
+        for name, module in model.named_modules():
+            module.register_forward_hook(
+                lambda module, args, out, name=name: called.setdefault(
+                    name, []
+                ).append(out)
+            )
+        with torch.no_grad():
+            model(torch.rand(1, 3, 320, 320))
+        containers = {'downsample_layers', 'stages', 'extra_norms'}
+        assert {*called} == {
+            name for name, _ in model.named_modules()
+        } - containers
+        for name, outs in called.items():
+            # Stochastic depth of both branches is one module.
+            assert len(outs) == 1 + name.endswith('drop_path'), name
+        assert called['stages.0.0.mlp.0'][0].shape == (1, 80, 80, 96)
 
     def test_keeps_less_than_half_of_the_reference(self):
         """Bytes for the backward pass, each memory once."""
@@ -337,14 +523,17 @@ class TestArguments:
             ),
             (dict(arch=dict(TOY, dims=(32, 32, 64, 60))), r'dims\[3\]=60'),
             (dict(topks=(1, 4, 50, -2)), r'topks\[2\]=50.*n_win\*\*2=49'),
-            (dict(topks=(1, 4, -1, -2)), r'topk=-1'),
+            (dict(topks=(1, 4, -3, -2)), r'topk=-3'),
             (dict(topks=(1, 4)), r'topks=\(1, 4\)'),
             (dict(n_win=0), 'n_win=0'),
             (dict(n_win='7'), "n_win='7'"),
             (dict(n_win=True), 'n_win=True'),
             (dict(topks=4), 'topks=4'),
             (dict(topks=(1.0, 4, 16, -2)), r'topks\[0\]=1.0.*whole number'),
-            (dict(out_indices=2), 'out_indices=2'),
+            (dict(out_indices='2'), "out_indices='2'"),
+            (dict(out_indices=-5), 'from -4 to -1.*out_indices=-5'),
+            (dict(out_indices=(0, -4)), r'out_indices=\(0, -4\)'),
+            (dict(out_indices=True), 'out_indices=True'),
             (dict(arch=dict(TOY, head_dim=0)), 'head_dim=0'),
             (
                 dict(arch=dict(TOY, mlp_ratio='3')),
@@ -363,6 +552,32 @@ class TestArguments:
             (dict(frozen_stages=-2), 'from -1 to 4, got frozen_stages=-2'),
             (dict(norm_eval=1), 'True or False, got norm_eval=1'),
             (dict(with_cp='yes'), "True or False, got with_cp='yes'"),
+            (dict(with_cp=[4]), r'0 to 3.*with_cp=\[4\]'),
+            (dict(with_cp=1), 'got with_cp=1'),
+            (dict(in_channels=0), 'in_channels=0'),
+            (
+                dict(arch=dict(TOY, mlp_ratio=(3, 3))),
+                r"arch\['mlp_ratio'\] must .* 4 values",
+            ),
+            (
+                dict(arch=dict(TOY, mlp_ratio=(3, 3, 0, 3))),
+                'stage 2 .*mlp_ratio=0, dim=64',
+            ),
+            (dict(attn_cfg=dict(scale=1)), "'qk_scale'.*'scale': 1"),
+            (dict(attn_cfg=[{}]), r'attn_cfg must .* 4 values'),
+            (dict(attn_cfg=[{}, {}, 3, {}]), 'must be a dict, or a list'),
+            (
+                dict(attn_cfg=[{}, {}, {}, dict(qk_scale=1)]),
+                'read only by routed stages',
+            ),
+            (
+                dict(topks=(0, -1, -2, -2), attn_cfg=dict(qk_scale=1)),
+                r'routed stages.*topks=\(0, -1, -2, -2\)',
+            ),
+            (
+                dict(attn_cfg=dict(kv_downsample_mode='avgpool')),
+                'stage 0 .*kv_downsample_ratio=None',
+            ),
             (dict(attn_backend='fast'), "'auto'.*got attn_backend='fast'"),
         ],
     )

@@ -52,10 +52,12 @@ def count_by_hand(arch, n_win, topks, shape):
         # Two layer norms of 5 for each value, and depthwise 3 x 3.
         block = tokens * dim * (5 + 5 + 9)
         block += tokens * dim * 3 * dim * 2
-        if topk == -2:
+        if topk == 0:
+            block += tokens * dim * (2 * dim + 25)
+        elif topk in (-1, -2):
             block += tokens * 3 * dim * dim + tokens * dim * dim
             block += 2 * tokens * tokens * dim
-            block += tokens * dim * 25
+            block += tokens * dim * 25 * (topk == -2)
         else:
             region = -(-height // n_win) * -(-width // n_win)
             regions = n_win * n_win
@@ -76,6 +78,7 @@ def count_by_hand(arch, n_win, topks, shape):
         ((224, 224), 7, (1, 4, 16, -2)),
         ((100, 132), 8, (1, 4, 16, -2)),
         ((75, 64), 3, (2, 9, 5, 4)),
+        ((64, 64), 2, (0, 3, -1, -2)),
     ],
 )
 def test_every_backend_counts_as_by_hand(shape, n_win, topks, backend):
@@ -87,6 +90,38 @@ def test_every_backend_counts_as_by_hand(shape, n_win, topks, backend):
     )
     params = sum(p.numel() for p in backbone.parameters())
     assert total(parts).params == params
+
+
+@pytest.mark.parametrize('backend', ['sdpa', 'reference'])
+def test_options_count_as_by_hand(backend):
+    """Four keys and values in each region instead of 4 x 4."""
+    arch = dict(depths=(1, 1, 1, 1), dims=(32, 64, 128, 256))
+
+    def count(topks=(3, 0, 0, -1), **attn_cfg):
+        backbone = BiFormer(
+            arch, 4, topks, attn_backend=backend, attn_cfg=attn_cfg
+        )
+        return count_backbone(backbone, (64, 64))[0].flops
+
+    plain = count()
+    assert count(soft_routing=True, diff_routing=True) == plain
+    fewer = 2 * 16 * 16 * (3 * 16 - 3 * 4) * 32
+    count_pooled = count(kv_downsample_mode='maxpool', kv_downsample_ratio=2)
+    assert count_pooled == plain - fewer
+    # mmengine counts adaptive averages, one for each value.
+    count_pooled = count(kv_downsample_mode='ada_avgpool', kv_per_win=2)
+    assert count_pooled == plain - fewer + 2 * 16 * 16 * 32
+
+
+def test_backbone_of_four_channels_is_counted():
+    arch = dict(depths=(1, 1, 1, 1), dims=(32, 64, 128, 256))
+    three, four = (
+        count_backbone(
+            BiFormer(arch, out_indices=0, in_channels=channels), (64, 64)
+        )
+        for channels in (3, 4)
+    )
+    assert four[0].flops - three[0].flops == 32 * 32 * 16 * 9
 
 
 @pytest.mark.parametrize(
