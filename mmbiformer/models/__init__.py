@@ -6,10 +6,12 @@ from .attention import (
     GlobalAttention,
 )
 from .biformer import BiFormer
+from .layer_decay import LayerDecayOptimWrapperConstructor
 
 __all__ = [
     'BiFormer',
     'BiLevelRoutingAttention',
     'ConvolutionLayer',
     'GlobalAttention',
+    'LayerDecayOptimWrapperConstructor',
 ]
