@@ -14,7 +14,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
 from mmengine.hub import get_config
 from mmengine.logging import print_log
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import PretrainedInit, revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.utils import import_modules_from_strings
 from torch import nn
@@ -201,7 +201,7 @@ def check_pretrained(cfg: Config) -> None:
 
     def check(node: object, where: str) -> None:
         if isinstance(node, dict):
-            if node.get('type') == 'Pretrained':
+            if node.get('type') in ('Pretrained', PretrainedInit):
                 path = node.get('checkpoint')
                 if is_local(path) and not osp.isfile(osp.expanduser(path)):
                     raise MissingFileError(

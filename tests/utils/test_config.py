@@ -2,6 +2,7 @@
 
 import pytest
 from mmengine.config import Config
+from mmengine.model import PretrainedInit
 
 from mmbiformer.utils.config import check_pretrained, read_config
 from mmbiformer.utils.errors import ConfigError, MissingFileError
@@ -29,8 +30,9 @@ def test_overrides_that_do_not_fit(tmp_path):
         read_config(str(config), {'model.depths.x': 3})
 
 
-def test_missing_weights_name_the_setting():
-    init_cfg = dict(type='Pretrained', checkpoint='nowhere.pth')
+@pytest.mark.parametrize('kind', ['Pretrained', PretrainedInit])
+def test_missing_weights_name_the_setting(kind):
+    init_cfg = dict(type=kind, checkpoint='nowhere.pth')
     cfg = Config(dict(model=dict(backbone=dict(init_cfg=init_cfg))))
     with pytest.raises(MissingFileError) as error:
         check_pretrained(cfg)
