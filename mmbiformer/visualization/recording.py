@@ -8,7 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mmbiformer.models import BiFormer, BiLevelRoutingAttention
+from mmbiformer.models import (
+    BiFormer,
+    BiLevelRoutingAttention,
+    ConvolutionLayer,
+)
 from mmbiformer.ops import map_to_regions, pad_to_regions, regions_to_map
 from mmbiformer.utils.errors import ConfigError
 
@@ -27,7 +31,7 @@ def find_layers(model: nn.Module) -> Dict[Tuple[int, int], nn.Module]:
 
     Returns:
         dict[tuple[int, int], nn.Module]: Each layer by stage and block, both
-        counted from 1.
+        counted from 1; no convolutions that are in place of attention.
 
     Raises:
         ConfigError: If the model does not contain exactly one BiFormer.
@@ -42,6 +46,7 @@ def find_layers(model: nn.Module) -> Dict[Tuple[int, int], nn.Module]:
         (stage, block): module.attn
         for stage, blocks in enumerate(found[0].stages, 1)
         for block, module in enumerate(blocks, 1)
+        if not isinstance(module.attn, ConvolutionLayer)
     }
 
 
@@ -142,12 +147,19 @@ class LayerRecord:
 
         Raises:
             RuntimeError: If the input was not recorded.
+            ConfigError: If the layer attends to pooled keys, not to tokens.
             ValueError: If a token lies outside the map.
         """
         if self._input is None:
             raise RuntimeError(
                 'attention needs the recorded inputs of the layers; record '
                 'with keep_inputs=True'
+            )
+        if getattr(self._layer, 'kv_down', None) is not None:
+            raise ConfigError(
+                f'stage {self.stage}, block {self.block} attends to pooled '
+                'keys (kv_downsample_mode): there are no weights of single '
+                'tokens to show'
             )
         height, width = self.grid.map_size
         for token in tokens:
@@ -173,6 +185,9 @@ class LayerRecord:
 
         q = layer.project(x[0, rows, columns])[0]
         k = layer.project(regions[routed].flatten(1, 2))[1]
+        if getattr(layer, 'soft_routing', False):
+            weights = self.affinity[index, own].softmax(-1)
+            k = k * weights.repeat_interleave(regions.shape[1], 1)[..., None]
         products = split_heads(q[:, None] * scale) @ split_heads(k).mT
         weights = products.softmax(dim=-1).unflatten(-1, (routed.shape[1], -1))
         # Scatter (Q, heads, K, T) into all R regions: (Q, heads, R, T).
@@ -283,7 +298,9 @@ def _attach(
     def add_routing(
         router: nn.Module, args: tuple, output: Tuple[Tensor, Tensor]
     ) -> None:
-        records[key].routing, records[key].affinity = output
+        routing, affinity = output
+        records[key].routing = routing
+        records[key].affinity = affinity.detach()
 
     handles = [layer.register_forward_pre_hook(start_record)]
     if _is_routed(layer):

@@ -9,12 +9,15 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmbiformer import BiFormer
+from mmbiformer.ops import pad_to_regions, regions_to_map
+from mmbiformer.utils.errors import ConfigError
 from mmbiformer.visualization import (
     ImageGeometry,
     RegionGrid,
     record_routing,
     resolve_layer,
 )
+from mmbiformer.visualization.recording import find_layers
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / 'configs/detection/maskrcnn_biformer_digits.py'
@@ -142,6 +145,43 @@ def test_attention_is_what_the_layer_computes():
             expected = layer(x)[1, token[0], token[1]]
             value = last(value + local[1, :, token[0], token[1]])
             torch.testing.assert_close(value, expected)
+
+
+def test_attention_of_soft_routing_is_what_the_layer_computes():
+    model = make_model(attn_cfg=dict(soft_routing=True, diff_routing=True))
+    with record_routing(model, keep_inputs=True) as records:
+        model(torch.rand(1, 3, 75, 109))
+    record = records[3, -1]
+    assert not record.affinity.requires_grad
+    layer, x = record._layer, record._input
+    with torch.no_grad():
+        v = layer.project(pad_to_regions(x, 4))[2]
+        # The values are weighted as well: by the region, not by the token.
+        routed = record.routing[0, record.grid.region_of_token((1, 2))]
+        affinity = record.affinity[0, record.grid.region_of_token((1, 2))]
+        factors = v.new_zeros(16).index_add(0, routed, affinity.softmax(0))
+        tokens = v.shape[1] * v.shape[2] // 16
+        factors = regions_to_map(
+            factors.view(1, 16, 1, 1).expand(-1, -1, tokens, -1),
+            record.grid.padded_size, 4,
+        )  # fmt: skip
+        heads = (factors * v)[0].unflatten(-1, (layer.num_heads, -1))
+        (weights,) = record.attention([(1, 2)], average=False)
+        value = torch.einsum('hyx,yxhc->hc', weights, heads).flatten()
+        local = layer.lepe(v.permute(0, 3, 1, 2))[0, :, 1, 2]
+        torch.testing.assert_close(layer.wo(value + local), layer(x)[0, 1, 2])
+
+
+def test_layers_without_attention_of_tokens():
+    pooled = dict(kv_downsample_mode='ada_avgpool', kv_per_win=1)
+    model = make_model(topks=(0, 2, 2, -1), attn_cfg=pooled)
+    assert {stage for stage, _ in find_layers(model)} == {2, 3, 4}
+    with pytest.raises(ConfigError, match=r'one of \[2, 3, 4\].*stage=1'):
+        resolve_layer(model, 1)
+    with record_routing(model, keep_inputs=True) as records:
+        model(torch.rand(1, 3, 75, 109))
+    with pytest.raises(ConfigError, match='stage 2, block 1 .*pooled keys'):
+        records[2, 1].attention([(0, 0)])
 
 
 def hooks_of(model):
