@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from mmbiformer.ops import map_to_regions, pad_to_regions, regions_to_map
+from mmbiformer.ops import (
+    map_to_regions,
+    pad_to_regions,
+    pool_regions,
+    regions_to_map,
+)
 
 
 @pytest.mark.parametrize('size', [(8, 12), (4, 4), (16, 4)])
@@ -33,3 +38,19 @@ def test_padding_is_zero_and_on_the_right_and_bottom(size, padded):
     assert out.shape == (2, *padded, 3)
     assert torch.equal(out[:, : size[0], : size[1]], x)
     assert out.sum() == pytest.approx(x.sum().item())
+
+
+@pytest.mark.parametrize('size', [(10, 15), (1, 1)])
+def test_regions_are_pooled_by_themselves(size):
+    """Rows and columns of a region that fill no window are left out."""
+    x = torch.randn(2, 5 * size[0], 5 * size[1], 3)
+    window = min(2, *size)
+    pooled = pool_regions(x, 5, torch.nn.MaxPool2d(window))
+    height, width = size[0] // window, size[1] // window
+    assert pooled.shape == (2, 5 * height, 5 * width, 3)
+    for row in range(5 * height):
+        for column in range(5 * width):
+            top = row // height * size[0] + row % height * window
+            left = column // width * size[1] + column % width * window
+            part = x[:, top : top + window, left : left + window]
+            assert torch.equal(pooled[:, row, column], part.amax((1, 2)))

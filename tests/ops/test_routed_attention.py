@@ -77,6 +77,73 @@ def attend_by_hand(q, k, v, routing, num_heads, scale):
     return regions_to_map(out, size, 2)
 
 
+def make_options(n_win=3, topk=4, weighted=True, pooled=True):
+    """Return inputs with weights, and keys of fewer tokens than queries."""
+    q, _, _, routing, num_heads = make_inputs(n_win=n_win, topk=topk)
+    size = (2, 3 * n_win, n_win) if pooled else q.shape[:3]
+    generator = torch.Generator().manual_seed(1)
+    k, v = torch.randn(2, *size, q.shape[-1], generator=generator).to(q)
+    weights = torch.rand(routing.shape, generator=generator).to(q)
+    return q, k, v, routing, weights if weighted else None, num_heads
+
+
+@pytest.mark.parametrize('backend', ['auto', 'sdpa'])
+@pytest.mark.parametrize(
+    ('weighted', 'pooled'), [(True, False), (False, True), (True, True)]
+)
+def test_weighted_and_pooled_regions(weighted, pooled, backend, monkeypatch):
+    """Also in several steps, with gradients of all inputs."""
+    monkeypatch.setattr(sdpa, 'GATHERED_BYTES', 2**15)
+    q, k, v, routing, weights, num_heads = make_options(
+        weighted=weighted, pooled=pooled
+    )
+    leaves = [x for x in (q, k, v, weights) if x is not None]
+    results = []
+    for name in ('reference', backend):
+        inputs = [x.clone().requires_grad_() for x in leaves]
+        out = routed_attention(
+            *inputs[:3], routing, num_heads, 0.3, name, *inputs[3:]
+        )
+        grads = torch.autograd.grad((out * out).sum(), inputs)
+        results.append([out, *grads])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_weights_multiply_keys_and_values():
+    """Two regions, of which each attends to both."""
+    n_win, scale = 2, 0.3
+    q, k, v, _, _ = make_inputs(n=1, n_win=n_win, topk=1, num_heads=1)
+    routing = torch.tensor([[[0, 3]] * 4])
+    weights = torch.tensor([[[0.25, 0.75]] * 4]).to(q)
+    factors = torch.tensor([0.25, 0, 0, 0.75]).to(q).view(1, 4, 1, 1)
+    size = tuple(q.shape[1:3])
+    factors = regions_to_map(
+        factors.expand(-1, -1, size[0] * size[1] // 4, 1), size, n_win
+    )
+    out = routed_attention(q, k, v, routing, 1, scale, 'auto', weights)
+    expected = routed_attention(
+        q, factors * k, factors * v, routing, 1, scale, 'reference'
+    )
+    torch.testing.assert_close(out, expected)
+
+
+def test_refuses_weights_and_keys_that_do_not_fit():
+    q, k, v, routing, weights, num_heads = make_options()
+    fixed = routing, num_heads, 0.3
+    for unsupported in (weights, None):
+        with pytest.raises(RuntimeError, match="'native' supports neither"):
+            routed_attention(q, k, v, *fixed, 'native', unsupported)
+    with pytest.raises(ValueError, match='shape of routing and the type'):
+        routed_attention(q, k, v, *fixed, 'auto', weights[..., :1])
+    with pytest.raises(ValueError, match='torch.float32, with routing'):
+        routed_attention(q, k, v, *fixed, 'auto', weights.float())
+    with pytest.raises(ValueError, match='k and v of one shape'):
+        routed_attention(q, k, v[:, :3], *fixed)
+    with pytest.raises(ValueError, match='S divides all H and W'):
+        routed_attention(q, k[:, :8], v[:, :8], *fixed)
+
+
 def test_the_compiled_code_is_there():
     """It is optional for users; here, a failed compilation must show."""
     assert native.is_available()
