@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmbiformer.ops import (
     ATTENTION_BACKENDS,
+    FLEXIBLE_BACKENDS,
     pad_to_regions,
     pool_regions,
     region_means,
@@ -212,10 +213,12 @@ class BiLevelRoutingAttention(nn.Module):
         self.kv_down = _build_kv_pooling(
             kv_downsample_mode, kv_downsample_ratio, kv_per_win
         )
-        if attn_backend == 'native' and (soft_routing or self.kv_down):
+        if (
+            soft_routing or self.kv_down is not None
+        ) and attn_backend not in FLEXIBLE_BACKENDS:
             raise ConfigError(
-                "attn_backend='native' supports neither soft_routing nor "
-                "kv_downsample_mode; 'auto' does"
+                'soft_routing and kv_downsample_mode need an attn_backend of '
+                f'{FLEXIBLE_BACKENDS}, got attn_backend={attn_backend!r}'
             )
         # Local context enhancement, LCE in the paper (equation 7).
         self.lepe = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)

@@ -14,11 +14,11 @@ _BACKENDS: Dict[str, Callable[..., Tensor]] = {
     'native': native.attend,
 }
 
-# Those with routing weights, and keys and values of another size.
-_BACKENDS_WITH_OPTIONS = ('sdpa', 'reference')
-
 ATTENTION_BACKENDS: Tuple[str, ...] = ('auto', *_BACKENDS)
 """tuple[str]: Values of ``backend`` in :func:`routed_attention`."""
+FLEXIBLE_BACKENDS: Tuple[str, ...] = ('auto', 'sdpa', 'reference')
+"""tuple[str]: Those that support ``routing_weights``, and keys and values of
+another size than the queries."""
 
 
 def routed_attention(
@@ -102,17 +102,14 @@ def _attend_with_options(
             f'{routing_weights.dtype}, with routing of '
             f'{tuple(routing.shape)} and q of {q.dtype}'
         )
-    if backend == 'auto':
-        backend = 'sdpa'
-    if backend not in _BACKENDS_WITH_OPTIONS:
+    if backend not in FLEXIBLE_BACKENDS:
         raise RuntimeError(
             f'backend={backend!r} supports neither routing_weights nor keys '
             f'and values of another size than the queries; '
-            f'{("auto", *_BACKENDS_WITH_OPTIONS)} do'
+            f'{FLEXIBLE_BACKENDS} do'
         )
-    return _BACKENDS[backend](
-        q, k, v, routing, num_heads, scale, routing_weights
-    )
+    attend = reference.attend if backend == 'reference' else sdpa.attend
+    return attend(q, k, v, routing, num_heads, scale, routing_weights)
 
 
 def _check_inputs(

@@ -220,7 +220,7 @@ class TestSubmodulesAreCalled:
         (dict(kv_per_win=2), "kv_per_win is not used with .*'identity'"),
         (
             dict(soft_routing=True, attn_backend='native'),
-            "'native' supports neither soft_routing",
+            "need an attn_backend of .*'auto', 'sdpa'.*got .*='native'",
         ),
     ],
 )

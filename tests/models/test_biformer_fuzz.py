@@ -97,13 +97,16 @@ WRONG += (float('nan'), float('inf'), [1, 2], [-1] * 4, (True,) * 4, object())
 # Of these, what is right for a key besides its default.
 RIGHT = {
     'topks': (None,),
-    'out_indices': ([1, 2],),
+    'out_indices': ([1, 2], 0),
     'drop_path_rate': (0,),
     'frozen_stages': (0,),
     'norm_eval': (True,),
-    'with_cp': (True,),
+    'with_cp': (True, [], [1, 2]),
+    'attn_cfg': (None, {}),
+    'qk_scale': (None, 2.5),
+    'soft_routing': (True,),
     'init_cfg': (None,),
-    'mlp_ratio': (2.5,),
+    'mlp_ratio': (2.5, [0.5] * 4),
     # Names and paths are looked up where they are used, and named there.
     'checkpoint': ('x',),
     'init_cfg.type': ('x',),
@@ -117,10 +120,13 @@ OPTIONAL = dict(
     with_cp=False,
     attn_backend='auto',
     drop_path_rate=0.1,
+    in_channels=3,
+    attn_cfg=dict(qk_scale=0.1, soft_routing=False, diff_routing=False),
 )
 
 
-DEFAULTS = {*OPTIONAL, 'arch', 'n_win', 'init_cfg', 'head_dim', 'mlp_ratio'}
+DEFAULTS = {*OPTIONAL, *OPTIONAL['attn_cfg'], 'arch', 'n_win', 'init_cfg'}
+DEFAULTS |= {'head_dim', 'mlp_ratio'}
 QUICK = ('maskrcnn_biformer_digits', 'sfpn_biformer')
 
 
