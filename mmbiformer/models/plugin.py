@@ -26,7 +26,7 @@ class BRAPlugin(BaseModule):
     Args:
         in_channels (int): Channels of the map, C. ``plugins`` of a ResNet set
             it.
-        n_win (int): Regions per side, S; at most the sides of the map.
+        n_win (int): Regions per side, S; at most the longer side of the map.
             Default: 7.
         topk (int): Regions that each region attends to, between 1 and S*S.
             Default: 4.
@@ -126,17 +126,19 @@ class BRAPlugin(BaseModule):
         """Compute the layer.
 
         Args:
-            x (Tensor): Map of shape (N, C, H, W), whose sides are at least
-                ``n_win``.
+            x (Tensor): Map of shape (N, C, H, W), with at least ``n_win``
+                rows or columns.
 
         Returns:
             Tensor: Map of the same shape and data type.
 
         Raises:
-            ConfigError: If a side of the map is below ``n_win``.
+            ConfigError: If both sides of the map are below ``n_win``.
         """
         n_win = self.attn.n_win
-        if min(x.shape[2:]) < n_win:
+        # A long and narrow image among others must not end a run: as in the
+        # backbone, it gets regions of padding.
+        if max(x.shape[2:]) < n_win:
             raise ConfigError(
                 f'n_win={n_win} of BRAPlugin exceeds its map of {x.shape[2]} '
                 f'x {x.shape[3]} tokens: use a smaller n_win, larger images, '

@@ -239,9 +239,12 @@ class TestBRAPlugin:
 
     def test_refuses_a_map_of_fewer_tokens_than_regions(self):
         layer = BRAPlugin(32)
-        layer(torch.rand(1, 32, 7, 7))
-        with pytest.raises(ConfigError, match='n_win=7.* 6 x 9 tokens'):
-            layer(torch.rand(1, 32, 6, 9))
+        # As a panorama among other images gives it.
+        for size in ((7, 7), (3, 9)):
+            x = torch.rand(1, 32, *size)
+            assert torch.equal(layer(x), x)
+        with pytest.raises(ConfigError, match='n_win=7.* 6 x 5 tokens'):
+            layer(torch.rand(1, 32, 6, 5))
 
 
 class TestBRANeck:
