@@ -1,8 +1,9 @@
 """BiFormer for MMDetection and MMSegmentation.
 
-Importing the package registers the backbone in mmengine's root ``MODELS``, the
-hook in its ``HOOKS`` and the runner in its ``RUNNERS``, so
-``custom_imports = dict(imports=['mmbiformer'])`` is all that a config needs.
+Importing the package registers the backbone and the plugin layer in mmengine's
+root ``MODELS``, the hook in its ``HOOKS`` and the runner in its ``RUNNERS``,
+so ``custom_imports = dict(imports=['mmbiformer'])`` is all that a config
+needs.
 
 One thing changes for other code in the process: the plain data types that
 mmengine's checkpoints hold are added to torch's allow-list, so that
@@ -38,11 +39,19 @@ from .checkpoints.allowed_types import allow_mmengine_types  # noqa: E402
 
 allow_mmengine_types()
 
-from .models import BiFormer, BiLevelRoutingAttention, GlobalAttention  # noqa: E402
+from .models import (  # noqa: E402
+    BiFormer,
+    BiLevelRoutingAttention,
+    BRANeck,
+    BRAPlugin,
+    GlobalAttention,
+)
 from .reliable.runner import CheckedRunner  # noqa: E402
 from .visualization.hook import RoutingVisualizationHook  # noqa: E402
 
 __all__ = [
+    'BRANeck',
+    'BRAPlugin',
     'BiFormer',
     'BiLevelRoutingAttention',
     'CheckedRunner',

@@ -1,4 +1,4 @@
-"""The backbone and its attention layers."""
+"""The backbone, its attention layers, and the layers for other networks."""
 
 from .attention import (
     BiLevelRoutingAttention,
@@ -7,8 +7,11 @@ from .attention import (
 )
 from .biformer import BiFormer
 from .layer_decay import LayerDecayOptimWrapperConstructor
+from .plugin import BRANeck, BRAPlugin
 
 __all__ = [
+    'BRANeck',
+    'BRAPlugin',
     'BiFormer',
     'BiLevelRoutingAttention',
     'ConvolutionLayer',

@@ -26,14 +26,15 @@ def read(name):
 
 
 def build(path):
-    """Build a config's model with its widths, and one block a stage."""
+    """Build a config's model with its widths, and a BiFormer of few blocks."""
     torch.manual_seed(0)
     cfg = Config.fromfile(path)
     register_mmdet(init_default_scope=False)
     register_mmseg(init_default_scope=False)
     init_default_scope(cfg.default_scope)
     backbone = cfg.model.backbone
-    backbone.arch.depths = (1, 1, 1, 1)
+    if backbone.type == 'BiFormer':
+        backbone.arch.depths = (1, 1, 1, 1)
     backbone.init_cfg = None
     if 'roi_head' in cfg.model:
         # A few boxes show all that thousands do.

@@ -384,7 +384,7 @@ def test_every_config(config, digits, tmp_path, infer):
     """With all widths, and images and depths cut down."""
     cfg = read_config(str(config))
     backbone = cfg.model.backbone
-    if isinstance(backbone.arch, str):
+    if isinstance(backbone.get('arch'), str):
         dims = [96, 192, 384, 768] if 'base' in config.stem else 0
         dims = dims or [64, 128, 256, 512]
         backbone.arch = dict(depths=(1, 1, 1, 1), dims=dims)
