@@ -6,12 +6,15 @@ from typing import Callable, Dict, Tuple
 import torch
 from torch import Tensor
 
-from .backends import native, reference, sdpa
+from mmbiformer.utils.errors import ConfigError
+
+from .backends import native, reference, sdpa, triton
 
 _BACKENDS: Dict[str, Callable[..., Tensor]] = {
     'reference': reference.attend,
     'sdpa': sdpa.attend,
     'native': native.attend,
+    'triton': triton.attend,
 }
 
 ATTENTION_BACKENDS: Tuple[str, ...] = ('auto', *_BACKENDS)
@@ -42,6 +45,10 @@ def routed_attention(
 
             - ``'auto'``: ``'native'`` where it supports the input, else
               ``'sdpa'``;
+            - ``'triton'``: kernels for NVIDIA GPUs of compute capability 8.0
+              or newer, for float16, bfloat16 and float32 and heads of 16 to
+              64 channels, a multiple of 8; for all else it is ``'sdpa'``. A
+              wrong index in ``routing`` gives NaN, not an error;
             - ``'native'``: compiled code for CPUs, for float32 and float64
               and heads of a multiple of 16 channels;
             - ``'sdpa'``: torch's operators only, for every device and type;
@@ -54,6 +61,8 @@ def routed_attention(
         Tensor: Map of attended values, of shape (N, H, W, C).
 
     Raises:
+        ConfigError: If ``backend`` is ``'triton'`` and Triton is not
+            installed.
         ValueError: If the maps differ in shape or type, or do not fit the
             routing; if ``num_heads`` does not divide C; or if ``backend`` is
             none of the above.
@@ -62,9 +71,19 @@ def routed_attention(
     """
     _check_inputs(q, k, v, routing, num_heads, backend)
     if backend == 'auto':
-        backend = 'native' if native.supports(q, num_heads) else 'sdpa'
+        if native.supports(q, num_heads):
+            backend = 'native'
+        elif triton.AUTO_ON_CUDA and q.is_cuda and triton.is_available():
+            backend = 'triton'
+        else:
+            backend = 'sdpa'
     elif backend == 'native':
         _check_native(q, num_heads)
+    elif backend == 'triton' and not triton.is_available():
+        raise ConfigError(
+            "backend='triton' needs Triton, which is not installed; torch's "
+            "builds for CUDA contain it. backend='auto' works without it"
+        )
     return _BACKENDS[backend](q, k, v, routing, num_heads, scale)
 
 
