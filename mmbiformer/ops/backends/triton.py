@@ -53,21 +53,25 @@ class Tile(NamedTuple):
     stages: int
 
 
-TILES: Dict[Tuple[str, bool, bool], Tile] = {
-    # (kernel, is float32, regions of at least 128 tokens)
-    ('forward', False, False): Tile(32, 64, 2, 3),
-    ('forward', False, True): Tile(64, 64, 4, 3),
-    ('grad_q', False, False): Tile(32, 64, 2, 3),
-    ('grad_q', False, True): Tile(64, 64, 4, 3),
-    ('grad_kv', False, False): Tile(64, 32, 2, 3),
-    ('grad_kv', False, True): Tile(64, 32, 2, 3),
-    **{
-        (kernel, True, large): Tile(32, 32, 4, 2)
-        for kernel in ('forward', 'grad_q', 'grad_kv')
-        for large in (False, True)
-    },
+TILES: Dict[Tuple[str, str], Tile] = {
+    ('forward', 'half'): Tile(32, 64, 2, 3),
+    ('forward', 'half, large regions'): Tile(64, 64, 4, 3),
+    ('forward', 'half, wide heads'): Tile(32, 64, 4, 3),
+    ('forward', 'float32'): Tile(32, 32, 4, 2),
+    ('forward', 'float32, wide heads'): Tile(32, 16, 4, 2),
+    ('grad_q', 'half'): Tile(32, 64, 2, 3),
+    ('grad_q', 'half, large regions'): Tile(64, 64, 4, 3),
+    ('grad_q', 'half, wide heads'): Tile(32, 64, 4, 3),
+    ('grad_q', 'float32'): Tile(32, 32, 4, 2),
+    ('grad_q', 'float32, wide heads'): Tile(32, 16, 4, 2),
+    ('grad_kv', 'half'): Tile(64, 32, 2, 3),
+    ('grad_kv', 'half, large regions'): Tile(64, 32, 2, 3),
+    ('grad_kv', 'half, wide heads'): Tile(32, 32, 2, 3),
+    ('grad_kv', 'float32'): Tile(32, 16, 4, 2),
+    ('grad_kv', 'float32, wide heads'): Tile(16, 16, 4, 2),
 }
-"""dict: The tiles of each kernel. Estimated from compiled code, not measured:
+"""dict: The tiles of each kernel, by kernel and kind of input. Regions are
+large from 128 tokens, heads are wide above 32 channels. Estimated from compiled code, not measured:
 registers, spills and instructions. Triton's tuner is not used: it would
 synchronize, and change the order of sums from run to run."""
 
@@ -82,18 +86,21 @@ def is_available() -> bool:
     return _INSTALLED
 
 
-@torch.compiler.assume_constant_result
 @functools.cache
+def _capability(index: Optional[int]) -> Tuple[int, int]:
+    """Return the compute capability of a GPU; (0, 0) if it is not NVIDIA's."""
+    if torch.version.hip is not None or not torch.cuda.is_available():
+        return 0, 0
+    return torch.cuda.get_device_capability(index)
+
+
+# Dynamo traces cached functions, but calls this one.
+@torch.compiler.assume_constant_result
 def _runs_on(kind: str, index: Optional[int]) -> bool:
     """Return whether the kernels run on a device."""
     if kind == 'cpu':
         return _INTERPRETED
-    return (
-        kind == 'cuda'
-        and torch.version.hip is None
-        and torch.cuda.is_available()
-        and torch.cuda.get_device_capability(index) >= (8, 0)
-    )
+    return kind == 'cuda' and _capability(index) >= (8, 0)
 
 
 def why_not(
@@ -124,7 +131,7 @@ def why_not(
     keys = height * width // regions * topk
     if regions > MAX_REGIONS or not 0 < keys <= MAX_KEYS:
         return f'{regions} regions, {keys} keys of a query'
-    if q.numel() == 0 or height * width * channels >= 2**31:
+    if height * width * channels >= 2**31:
         return f'a map of {tuple(q.shape)}'
     return None
 
@@ -191,6 +198,16 @@ class _Plan(NamedTuple):
     is_float32: bool
 
     @property
+    def kind(self) -> str:
+        """str: The kind of input in :data:`TILES`."""
+        kind = 'float32' if self.is_float32 else 'half'
+        if self.head_dim > 32:
+            return f'{kind}, wide heads'
+        if kind == 'half' and self.tokens >= 128:
+            return 'half, large regions'
+        return kind
+
+    @property
     def joints(self) -> int:
         """int: Regions whose sources may be cut into pieces, at most."""
         return self.regions // PIECE
@@ -224,7 +241,7 @@ class _Plan(NamedTuple):
 
     def tile(self, kernel: str) -> Tile:
         """Return the tile of a kernel."""
-        return TILES[kernel, self.is_float32, self.tokens >= 128]
+        return TILES[kernel, self.kind]
 
     def constants(self, kernel: str) -> Dict[str, Any]:
         """Return the constants that a kernel is compiled with."""

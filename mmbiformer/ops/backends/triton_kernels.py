@@ -247,9 +247,9 @@ def grad_q(
     mask = valid[:, None] & (channel < D)[None, :]
     y, x = _locate(region, token, n_win, rows, cols)
     width = n_win * cols
-    start = image * (n_win * rows) * width * (heads * D) + head * D
+    origin = image * (n_win * rows) * width * (heads * D) + head * D
     pixels = (y * width + x)[:, None] * (heads * D) + channel[None, :]
-    attended = tl.load(out + start + pixels, mask=mask, other=0.0)
+    attended = tl.load(out + origin + pixels, mask=mask, other=0.0)
     grad_out += image * go_image + head * D
     grad = tl.load(
         grad_out + (y * go_row + x * go_col)[:, None] + channel[None, :],
@@ -284,7 +284,7 @@ def grad_q(
             D, BLOCK_D, BLOCK_N, PRECISION, True,
         )  # fmt: skip
     acc = (acc * scale).to(grad_q.dtype.element_ty)
-    tl.store(grad_q + start + pixels, acc, mask=mask)
+    tl.store(grad_q + origin + pixels, acc, mask=mask)
 
 
 @triton.jit
@@ -493,11 +493,11 @@ def grad_kv(
     key_grad = key_grad * scale
     if row < 0:
         width = n_win * cols
-        start = image * (n_win * rows) * width * (heads * D) + head * D
+        origin = image * (n_win * rows) * width * (heads * D) + head * D
         pixels = (y * width + x)[:, None] * (heads * D) + channel[None, :]
         dtype = grad_k.dtype.element_ty
-        tl.store(grad_k + start + pixels, key_grad.to(dtype), mask=mask)
-        tl.store(grad_v + start + pixels, value_grad.to(dtype), mask=mask)
+        tl.store(grad_k + origin + pixels, key_grad.to(dtype), mask=mask)
+        tl.store(grad_v + origin + pixels, value_grad.to(dtype), mask=mask)
     else:
         offset = (image * (2 * max_joints) + row) * heads + head
         partial += offset * 2 * tokens * D
@@ -544,8 +544,8 @@ def join_pieces(
         partial += size
     y, x = _locate(region, token, n_win, rows, cols)
     width = n_win * cols
-    start = image * (n_win * rows) * width * (heads * D) + head * D
+    origin = image * (n_win * rows) * width * (heads * D) + head * D
     pixels = (y * width + x)[:, None] * (heads * D) + channel[None, :]
     dtype = grad_k.dtype.element_ty
-    tl.store(grad_k + start + pixels, key_grad.to(dtype), mask=mask)
-    tl.store(grad_v + start + pixels, value_grad.to(dtype), mask=mask)
+    tl.store(grad_k + origin + pixels, key_grad.to(dtype), mask=mask)
+    tl.store(grad_v + origin + pixels, value_grad.to(dtype), mask=mask)
