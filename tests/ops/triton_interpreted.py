@@ -6,6 +6,7 @@ takes about 0.1 s there, so the cases are small.
 """
 
 import logging
+import sys
 
 import pytest
 import torch
@@ -14,6 +15,11 @@ from mmbiformer.ops import routed_attention
 from mmbiformer.ops.backends import triton
 
 HALF = torch.float16
+IMPORTED = {'triton', 'torch._dynamo'} & {*sys.modules}
+
+
+def test_importing_the_package_imports_neither_triton_nor_dynamo():
+    assert not IMPORTED
 
 
 def make_inputs(

@@ -63,7 +63,7 @@ TILES: Dict[Tuple[str, str], Tile] = {
     ('grad_q', 'half, large regions'): Tile(64, 64, 4, 3),
     ('grad_q', 'half, wide heads'): Tile(32, 64, 4, 3),
     ('grad_q', 'float32'): Tile(32, 32, 4, 2),
-    ('grad_q', 'float32, wide heads'): Tile(32, 16, 4, 2),
+    ('grad_q', 'float32, wide heads'): Tile(16, 32, 4, 2),
     ('grad_kv', 'half'): Tile(64, 32, 2, 3),
     ('grad_kv', 'half, large regions'): Tile(64, 32, 2, 3),
     ('grad_kv', 'half, wide heads'): Tile(32, 32, 2, 3),
@@ -71,9 +71,9 @@ TILES: Dict[Tuple[str, str], Tile] = {
     ('grad_kv', 'float32, wide heads'): Tile(16, 16, 4, 2),
 }
 """dict: The tiles of each kernel, by kernel and kind of input. Regions are
-large from 128 tokens, heads are wide above 32 channels. Estimated from compiled code, not measured:
-registers, spills and instructions. Triton's tuner is not used: it would
-synchronize, and change the order of sums from run to run."""
+large from 128 tokens, heads are wide above 32 channels. Chosen by registers,
+spills and instructions of the compiled code, not by time. Triton's tuner is
+not used: it would synchronize, and change the order of sums between runs."""
 
 _TYPES = (torch.float16, torch.bfloat16, torch.float32)
 _INSTALLED = importlib.util.find_spec('triton') is not None
@@ -94,13 +94,16 @@ def _capability(index: Optional[int]) -> Tuple[int, int]:
     return torch.cuda.get_device_capability(index)
 
 
-# Dynamo traces cached functions, but calls this one.
-@torch.compiler.assume_constant_result
 def _runs_on(kind: str, index: Optional[int]) -> bool:
     """Return whether the kernels run on a device."""
     if kind == 'cpu':
         return _INTERPRETED
     return kind == 'cuda' and _capability(index) >= (8, 0)
+
+
+# As by torch.compiler.assume_constant_result, so that Dynamo calls it and does
+# not trace it; but that would import Dynamo here, which takes a second.
+_runs_on._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def why_not(
