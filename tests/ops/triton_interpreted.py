@@ -79,13 +79,22 @@ def test_it_equals_the_reference(case):
 
 def test_skewed_routing():
     """All regions route to one, in three pieces, with equal bits each time."""
-    inputs = make_inputs(region=(1, 2), n_win=3, topk=1, routing=[4])
-    first = run(*inputs)
-    for a, b, c in zip(
-        first, run(*inputs), run(*inputs, 'reference'), strict=True
-    ):
-        assert torch.equal(a, b)
-        torch.testing.assert_close(a, c)
+    q, k, v, routing, heads = make_inputs(
+        region=(1, 2), n_win=3, topk=1, routing=[4]
+    )
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    results = []
+    for backend in ('triton', 'reference'):
+        out = routed_attention(*leaves, routing, heads, 0.3, backend)
+        grads = [
+            torch.autograd.grad(out, leaves, q.detach(), retain_graph=True)
+            for _ in range(2)
+        ]
+        for a, b in zip(*grads, strict=True):
+            assert torch.equal(a, b)
+        results.append((out, *grads[0]))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_any_layout_in_memory():
