@@ -60,14 +60,13 @@ def assert_as_exact_as_the_reference(inputs):
 @pytest.mark.parametrize(
     'case',
     [
-        dict(dtype=HALF, n=2, region=(1, 3)),
         dict(dtype=torch.bfloat16, heads=2, head_dim=32, topk=1),
         # Partial tiles of queries and keys, and channels beyond the head's.
         dict(dtype=HALF, region=(5, 7), head_dim=24),
         # The tiles of large regions; one region, so nothing is cut.
         dict(dtype=HALF, region=(9, 16), n_win=1, topk=1),
         # One token a region.
-        dict(region=(1, 1), topk=4),
+        dict(region=(1, 1), topk=3),
         # One region twice, which counts twice; the others are not used.
         dict(region=(1, 3), routing=[3, 3]),
     ],
@@ -98,7 +97,7 @@ def test_skewed_routing():
 
 
 def test_any_layout_in_memory():
-    q, k, v, routing, heads = make_inputs(region=(1, 3), topk=1)
+    q, k, v, routing, heads = make_inputs(n=2, region=(1, 3), topk=1)
     part = torch.cat([q, q], -1)[..., :16]
     expanded = k[:, :, :1].expand_as(k)
     nchw = v.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
@@ -162,7 +161,9 @@ def test_torch_knows_the_operators():
     leaves = [x.requires_grad_() for x in maps]
     inputs = (*leaves, routing, heads, 0.3)
     operator = torch.ops.mmbiformer.routed_attention_triton
-    torch.library.opcheck(operator, inputs)
+    # test_aot_dispatch_dynamic, the last, is that of the next test.
+    checks = 'test_schema', 'test_autograd_registration', 'test_faketensor'
+    torch.library.opcheck(operator, inputs, test_utils=checks)
     meta = [x.to('meta') for x in inputs[:4]]
     shapes = [x.shape for x in operator(*meta, *inputs[4:])]
     assert shapes == [x.shape for x in operator(*inputs)]

@@ -33,7 +33,7 @@ HEAD_DIMS = range(16, 65, 8)
 not fit into the registers."""
 MAX_KEYS = 2**18
 """int: Keys of a query, which the kernels number in float32."""
-MAX_REGIONS = 4096
+MAX_REGIONS = 1024
 """int: Regions of an image, which a program counts in registers."""
 
 
@@ -159,7 +159,7 @@ def attend(
         # As for torch's fused attention.
         dtype = torch.get_autocast_dtype(device)
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-    return torch.ops.mmbiformer.routed_attention_triton(
+    return torch.ops.mmbiformer.routed_attention_triton.default(
         q, k, v, routing, num_heads, scale
     )[0]
 
@@ -355,7 +355,8 @@ def _backward(
         _, n_win, topk, _, _ = sizes.geometry
         kernels.invert[(sizes.programs('invert'),)](
             routing, table, n_win, topk,
-            BLOCK_R=1 << (sizes.regions - 1).bit_length(), BLOCK_E=1024,
+            BLOCK_R=max(32, 1 << (sizes.regions - 1).bit_length()),
+            BLOCK_E=1024,
         )  # fmt: skip
         kernels.grad_kv[(sizes.programs('grad_kv'),)](
             q, k, v, table, lse, delta, grad_out, grad_k, grad_v, partial,
@@ -413,7 +414,7 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
 def _differentiate(ctx: Any, grad_out: Tensor, _: None) -> tuple:
     """Return the gradients with respect to the arguments of ``_forward``."""
     *inputs, out, lse = ctx.saved_tensors
-    grads = torch.ops.mmbiformer.routed_attention_triton_backward(
+    grads = torch.ops.mmbiformer.routed_attention_triton_backward.default(
         *inputs, ctx.num_heads, ctx.scale, out, lse, grad_out
     )
     return *grads, None, None, None
