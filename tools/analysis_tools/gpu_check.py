@@ -112,12 +112,18 @@ FULL = Scale(
     checked_batches=(1, 64),
     types=('float16', 'bfloat16', 'float32'),
     tiles=tuple(
-        backend.Tile(queries, keys, warps, stages)
-        for queries, keys, warps in (
-            (32, 32, 2), (32, 64, 2), (64, 32, 2), (64, 32, 4),
-            (64, 64, 4), (128, 64, 4),
+        backend.Tile(*tile)
+        for tile in (
+            (32, 32, 2, 3),
+            (32, 64, 2, 3),
+            (32, 64, 2, 5),
+            (64, 32, 2, 3),
+            (64, 32, 2, 5),
+            (64, 32, 4, 3),
+            (64, 64, 4, 3),
+            (64, 64, 4, 5),
+            (128, 64, 4, 3),
         )
-        for stages in (3,)
     ),
     backbone=dict(arch='small'),
     shapes=(((224, 224), 7), ((800, 1333), 16)),

@@ -44,7 +44,9 @@ class Tile(NamedTuple):
         queries (int): Queries in a tile.
         keys (int): Keys in a tile.
         warps (int): Warps of a program.
-        stages (int): Tiles in flight from memory.
+        stages (int): Stages of Triton's pipeline. The indices of the regions
+            are one stage ahead of what they lead to: with 3 stages the next
+            tile is copied during the products of one, with 5 the next two.
     """
 
     queries: int
