@@ -6,17 +6,22 @@ from typing import Callable, Dict, Optional, Tuple
 import torch
 from torch import Tensor
 
-from .backends import native, reference, sdpa
+from mmbiformer.utils.errors import ConfigError
+
+from .backends import native, reference, sdpa, triton
 
 _BACKENDS: Dict[str, Callable[..., Tensor]] = {
     'reference': reference.attend,
     'sdpa': sdpa.attend,
     'native': native.attend,
+    'triton': triton.attend,
 }
 
 ATTENTION_BACKENDS: Tuple[str, ...] = ('auto', *_BACKENDS)
 """tuple[str]: Values of ``backend`` in :func:`routed_attention`."""
-FLEXIBLE_BACKENDS: Tuple[str, ...] = ('auto', 'sdpa', 'reference')
+FLEXIBLE_BACKENDS: Tuple[str, ...] = tuple(
+    name for name in ATTENTION_BACKENDS if name != 'native'
+)
 """tuple[str]: Those that support ``routing_weights``, and keys and values of
 another size than the queries."""
 
@@ -47,6 +52,10 @@ def routed_attention(
 
             - ``'auto'``: ``'native'`` where it supports the input, else
               ``'sdpa'``;
+            - ``'triton'``: kernels for NVIDIA GPUs of compute capability 8.0
+              or newer, for float16, bfloat16 and float32 and heads of 16 to
+              64 channels, a multiple of 8; for all else it is ``'sdpa'``. A
+              wrong index in ``routing`` gives NaN, not an error;
             - ``'native'``: compiled code for CPUs, for float32 and float64
               and heads of a multiple of 16 channels, without pooled keys and
               without ``routing_weights``;
@@ -63,6 +72,8 @@ def routed_attention(
         Tensor: Map of attended values, of shape (N, H, W, C).
 
     Raises:
+        ConfigError: If ``backend`` is ``'triton'`` and Triton is not
+            installed.
         ValueError: If the maps or the weights do not fit in shape or type; if
             ``num_heads`` does not divide C; or if ``backend`` is none of the
             above.
@@ -70,12 +81,22 @@ def routed_attention(
             input, or was not compiled.
     """
     _check_inputs(q, k, v, routing, num_heads, backend)
+    if backend == 'triton' and not triton.is_available():
+        raise ConfigError(
+            "backend='triton' needs Triton, which is not installed; torch's "
+            "builds for CUDA contain it. backend='auto' works without it"
+        )
     if routing_weights is not None or k.shape != q.shape:
         return _attend_with_options(
             q, k, v, routing, num_heads, scale, backend, routing_weights
         )
     if backend == 'auto':
-        backend = 'native' if native.supports(q, num_heads) else 'sdpa'
+        if native.supports(q, num_heads):
+            backend = 'native'
+        elif triton.AUTO_ON_CUDA and q.is_cuda and triton.is_available():
+            backend = 'triton'
+        else:
+            backend = 'sdpa'
     elif backend == 'native':
         _check_native(q, num_heads)
     return _BACKENDS[backend](q, k, v, routing, num_heads, scale)

@@ -6,8 +6,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[2] / 'mmbiformer'
 # Each imports from those before it only.
 LAYERS = (
-    'ops',
     'utils',
+    'ops',
     'checkpoints',
     'models',
     'visualization',
