@@ -33,12 +33,14 @@ def swap_backbone(cfg: Config, donor: Config) -> Tuple[dict, List[str]]:
     The old backbone is built and run once, to find the channels and strides
     of its maps. Each is replaced by BiFormer's map of the same stride or,
     where several have the same one (dilated or plain backbones), by position.
-    Maps that no head reads are not computed.
+    Maps that no head reads are not computed. Images are padded as before:
+    BiFormer takes any size, and the sizes of its maps are those of a ResNet,
+    which the anchors and points of the heads are laid out for.
 
     Args:
         cfg (Config): Config of a detector or segmentor of mmdet or mmseg.
         donor (Config): Config of the same framework, with the BiFormer, the
-            normalization and padding of images, and the optimizer to use.
+            normalization of images, and the optimizer to use.
 
     Returns:
         tuple: The settings that replace those of ``cfg``, and notes for the
@@ -319,15 +321,12 @@ def _renew(in_channels: Sequence[int], channels: Channels) -> List[int]:
 
 
 def _swap_preprocessor(cfg: Config, donor: Config) -> dict:
-    """Return the settings of the images' normalization and padding."""
+    """Return the settings of the images' normalization."""
     old = cfg.model.data_preprocessor
     new = donor.model.data_preprocessor
     settings = {key: new[key] for key in ('mean', 'std', 'bgr_to_rgb')}
     if old.get('rgb_to_bgr'):
         settings['rgb_to_bgr'] = False
-    divisor = new.get('pad_size_divisor', 1)
-    if old.get('pad_size_divisor', 1) % divisor:
-        settings['pad_size_divisor'] = divisor
     return settings
 
 

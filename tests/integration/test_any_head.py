@@ -1,5 +1,6 @@
 """BiFormer under heads of all kinds; prints the table of docs/any_head.md."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -216,7 +217,7 @@ def test_the_tool_writes_a_config(tmp_path, run_tool):
     expected = dict(donor.model.backbone, out_indices=(1, 2, 3))
     assert cfg.model.backbone == expected
     assert cfg.model.neck.in_channels == [192, 384, 768]
-    assert cfg.model.data_preprocessor.pad_size_divisor == 32
+    assert cfg.model.data_preprocessor.pad_size_divisor == 1
     init_default_scope('mmdet')
     # The rates and decay of DINO's own recipe, but for the norms.
     model = torch.nn.Module()
@@ -235,6 +236,35 @@ def test_the_tool_writes_a_config(tmp_path, run_tool):
     assert again.returncode == 1
     assert '--force' in again.stderr
     assert out.read_text() == before
+
+
+def test_losses_are_those_of_the_old_backbone_for_equal_maps(monkeypatch):
+    # YOLACT lays its anchors out for maps of images of 550 px.
+    name, side = 'mmdet::yolact/yolact_r50_1xb8-55e_coco.py', 550
+    cfg = get_config(name)
+    settings, _ = swap_backbone(cfg, read_donor('mmdet'))
+    merged = Config.fromstring(render_config(name, settings), '.py')
+    init_default_scope('mmdet')
+    cfg.model.backbone.init_cfg = None
+    old, new = (MODELS.build(one.model) for one in (cfg, merged))
+    inputs = demo_mm_inputs(
+        1, [(3, side, side)], num_items=[3], with_mask=True
+    )
+    losses = []
+    for model in (old, new):
+        model.init_weights()
+        data = model.data_preprocessor(deepcopy(inputs), True)
+        with torch.no_grad():
+            sizes = [x.shape[-2:] for x in model.extract_feat(data['inputs'])]
+        torch.manual_seed(0)
+        maps = [torch.randn(1, 256, *size) for size in sizes]
+        monkeypatch.setattr(model, 'extract_feat', lambda _, maps=maps: maps)
+        model.bbox_head.load_state_dict(old.bbox_head.state_dict())
+        model.mask_head.load_state_dict(old.mask_head.state_dict())
+        torch.manual_seed(0)
+        losses.append(model.loss(data['inputs'], data['data_samples']))
+    for key, value in losses[0].items():
+        torch.testing.assert_close(losses[1][key], value, msg=key)
 
 
 @pytest.fixture(scope='module')
