@@ -108,11 +108,32 @@ def test_maps_of_other_sizes_are_refused(pure_python, side, allowed):
         swap_backbone(cfg, read_donor('mmdet'))
 
 
-def test_backbones_that_cannot_be_built(pure_python):
+class Unusual(torch.nn.Module):
+    """A backbone that needs what is not there."""
+
+    def __init__(self, package, init_cfg=None):
+        super().__init__()
+        if package:
+            raise RuntimeError(f'{package} is not installed,\n  install it')
+
+    def forward(self, x, text):
+        """Return nothing without a text."""
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'reason'),
+    [
+        (dict(type='mmpretrain.ConvNeXt'), 'mmpretrain.ConvNeXt'),
+        (dict(type=Unusual, package='timm'), 'built .*timm is not installed'),
+        (dict(type=Unusual, package=None), 'run on images .*text'),
+    ],
+)
+def test_backbones_that_cannot_be_probed(pure_python, backbone, reason):
     cfg = read_config(pure_python)
-    cfg.model.backbone = dict(type='mmpretrain.ConvNeXt')
-    with pytest.raises(ConfigError, match='mmpretrain.ConvNeXt'):
+    cfg.model.backbone = backbone
+    with pytest.raises(ConfigError, match=reason) as caught:
         swap_backbone(cfg, read_donor('mmdet'))
+    assert '\n' not in str(caught.value)
 
 
 def test_what_fails_with_both_backbones_is_no_reason_to_refuse(pure_python):

@@ -71,16 +71,28 @@ def probe_backbone(cfg: Config) -> List[Map]:
     with config_errors(cfg):
         try:
             backbone = revert_sync_batchnorm(MODELS.build(settings))
-        except (ImportError, RuntimeError) as error:
-            # Some say that a package is missing by a RuntimeError.
-            raise ConfigError(
-                f'the backbone of type {name!r}, whose maps are to be '
-                f'replaced, cannot be built: {describe_error(error)}'
-            ) from error
-    maps = _maps_of(backbone, name)
+        except (KeyError, TypeError):
+            raise
+        except Exception as error:  # such as for a package that is missing
+            raise _probe_error(name, 'built', error) from error
+    try:
+        maps = _maps_of(backbone, name)
+    except ConfigError:
+        raise
+    except Exception as error:  # such as for other inputs than images
+        raise _probe_error(name, 'run on images', error) from error
     if cfg.default_scope == 'mmdet':
         _check_sizes(backbone, name, maps, image_size(cfg))
     return maps
+
+
+def _probe_error(name: str, what: str, error: Exception) -> ConfigError:
+    """Return the error for a backbone whose maps cannot be found."""
+    reason = ' '.join(describe_error(error).split())
+    return ConfigError(
+        f'the backbone of type {name!r}, whose maps are to be replaced, '
+        f'cannot be {what} ({reason})'
+    )
 
 
 @torch.no_grad()
@@ -183,9 +195,7 @@ def image_size(cfg: Config) -> Tuple[int, int]:
     if size:
         return size[0], size[1]
     for step in pipeline_of(cfg):
-        if step['type'].endswith('Resize') and not step.get(
-            'keep_ratio', True
-        ):
+        if type_name(step) == 'Resize' and not step.get('keep_ratio'):
             scale = step.get('scale')
             if isinstance(scale, (list, tuple)):
                 return scale[1], scale[0]

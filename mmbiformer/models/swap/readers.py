@@ -207,6 +207,8 @@ def _swap_heads(
     readers = [reader for head in heads.values() for reader in _find(head)]
     if not readers:
         raise ConfigError('no neck or head has in_channels')
+    for reader in readers:
+        _leave_out_unread(reader)
     read = sorted({i for head in readers for i in _swap_head(head, channels)})
     for reader in readers:
         if 'in_index' in reader and not whole:
@@ -214,6 +216,17 @@ def _swap_heads(
             many = isinstance(reader['in_index'], (list, tuple))
             reader['in_index'] = indices if many else indices[0]
     return heads, read
+
+
+def _leave_out_unread(head: dict) -> None:
+    """Leave out maps that a head selects and does not read, in place.
+
+    Layers after them would get no gradient, which distributed training
+    refuses.
+    """
+    if type_name(head) == 'EncHead' and not head.get('add_lateral'):
+        for key in ('in_channels', 'in_index'):
+            head[key] = head[key][-1:]
 
 
 def _swap_head(head: dict, channels: Channels) -> Set[int]:
