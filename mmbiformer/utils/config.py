@@ -76,9 +76,11 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
                 else Config.fromfile(path, import_custom_modules=False)
             )
     except Exception as error:
-        # A config is code, and may raise anything.
+        # A config is code, and may raise anything. mmengine lists sys.path.
+        reason = str(error).partition(', the current sys.path')[0]
         raise ConfigError(
-            f'config={path!r} cannot be read ({type(error).__name__}: {error})'
+            f'config={path!r} cannot be read ({type(error).__name__}: '
+            f'{reason})'
         ) from error
     _import_custom_modules(cfg)
     kind = cfg.get('model', {}).get('type')

@@ -157,7 +157,7 @@ def _result_of(case):
         notes = try_swap(cfg, swap) if case.refused or case.needs else []
     except ConfigError as error:
         if case.needs:
-            assert case.needs in str(error)
+            assert (case.message or case.needs) in str(error)
             return f'not tried: needs {case.needs}'
         assert case.refused, error
         assert case.refused in str(error)

@@ -151,8 +151,17 @@ CASES = (
     Case('mmdet::hrnet/fcos_hrnetv2p-w18-gn-head_4xb4-1x_coco.py'),
     Case('mmdet::htc/htc_r50_fpn_1x_coco.py', when='ci'),
     Case('mmdet::instaboost/cascade-mask-rcnn_r50_fpn_instaboost-4x_coco.py'),
-    Case('mmdet::lad/lad_r101-paa-r50_fpn_2xb8_coco_1x.py', when='ci'),
-    Case('mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py'),
+    Case(
+        'mmdet::lad/lad_r101-paa-r50_fpn_2xb8_coco_1x.py',
+        when='ci',
+        needs='weights of a teacher',
+        message='URLError',
+    ),
+    Case(
+        'mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py',
+        needs='the config of a teacher',
+        message='FileNotFoundError',
+    ),
     Case('mmdet::legacy_1.x/retinanet_r50_fpn_1x_coco_v1.py'),
     Case('mmdet::libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco.py'),
     Case('mmdet::lvis/mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1.py'),
@@ -161,7 +170,10 @@ CASES = (
         when='quick',
     ),
     Case('mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py', when='ci'),
-    Case('mmdet::mask2former_vis/mask2former_r50_8xb2-8e_youtubevis2019.py'),
+    Case(
+        'mmdet::mask2former_vis/mask2former_r50_8xb2-8e_youtubevis2019.py',
+        needs='videos',
+    ),
     Case('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'),
     Case('mmdet::maskformer/maskformer_r50_ms-16xb1-75e_coco.py', when='ci'),
     Case(
@@ -341,7 +353,10 @@ CASES = (
         'mmseg::point_rend/pointrend_r50_4xb4-160k_ade20k-512x512.py',
         when='ci',
     ),
-    Case('mmseg::poolformer/fpn_poolformer_s36_8x4_512x512_40k_ade20k.py'),
+    Case(
+        'mmseg::poolformer/fpn_poolformer_s36_8x4_512x512_40k_ade20k.py',
+        needs='mmpretrain',
+    ),
     Case('mmseg::psanet/psanet_r50-d8_4xb4-80k_ade20k-512x512.py'),
     Case('mmseg::pspnet/pspnet_r50-d8_4xb4-80k_ade20k-512x512.py', when='ci'),
     Case(
@@ -379,5 +394,9 @@ CASES = (
     Case('mmseg::unet/unet-s5-d16_fcn_4xb4-40k_drive-64x64.py'),
     Case('mmseg::upernet/upernet_r18_4xb4-80k_ade20k-512x512.py'),
     Case('mmseg::vit/vit_vit-b16_mln_upernet_8xb2-80k_ade20k-512x512.py'),
-    Case('mmseg::vpd/vpd_sd_4xb8-25k_nyu-480x480.py'),
+    Case(
+        'mmseg::vpd/vpd_sd_4xb8-25k_nyu-480x480.py',
+        needs='the packages of VPD',
+        message='To use VPD model',
+    ),
 )
