@@ -76,11 +76,17 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
                 else Config.fromfile(path, import_custom_modules=False)
             )
     except Exception as error:
-        # A config is code, and may raise anything.
+        # A config is code, and may raise anything. mmengine lists sys.path.
+        reason = str(error).partition(', the current sys.path')[0]
         raise ConfigError(
-            f'config={path!r} cannot be read ({type(error).__name__}: {error})'
+            f'config={path!r} cannot be read ({type(error).__name__}: '
+            f'{reason})'
         ) from error
     _import_custom_modules(cfg)
+    kind = cfg.get('model', {}).get('type')
+    if isinstance(kind, type) and cfg.get('default_scope') is None:
+        # Pure-python configs name classes, and may do without a scope.
+        cfg.default_scope = kind.__module__.partition('.')[0]
     try:
         cfg.merge_from_dict(cfg_options or {})
     except (KeyError, TypeError) as error:

@@ -18,7 +18,7 @@ if __name__ == '__main__':
     # Ctrl-C during the imports ends the tool without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from mmbiformer.models.swap import render_config, swap_backbone
+from mmbiformer.models.swap import render_config, swap_backbone, try_swap
 from mmbiformer.utils.command_line import command_line
 from mmbiformer.utils.config import read_config, task_of
 from mmbiformer.utils.files import check_output
@@ -61,8 +61,9 @@ def main() -> None:
         task = task_of(cfg)
         donor = CONFIGS / task / f'{DONORS[task]}{suffix}.py'
         donor = read_config(args.donor or str(donor))
-        settings, notes = swap_backbone(cfg, donor)
-        args.out.write_text(render_config(name, settings))
+        swap = swap_backbone(cfg, donor)
+        notes = [*swap.notes, *try_swap(cfg, swap)]
+        args.out.write_text(render_config(cfg, name, swap.settings))
     print(f'written to {args.out}', *notes, sep='\n')
 
 
