@@ -48,6 +48,22 @@ def add(x: Tensor, y: Tensor) -> Tensor:
     return x + y if torch.is_grad_enabled() else x.add_(y)
 
 
+def is_observed(module: nn.Module) -> bool:
+    """Return whether calling a module does more than its class's ``forward``.
+
+    Args:
+        module (nn.Module): The module.
+
+    Returns:
+        bool: Whether it has forward hooks, or a ``forward`` of its own.
+    """
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or 'forward' in vars(module)
+    )
+
+
 class QKVLinear(nn.Module):
     """One linear layer for queries, keys and values.
 
@@ -72,7 +88,17 @@ class QKVLinear(nn.Module):
             tuple[Tensor, Tensor, Tensor]: Queries, keys and values, each of
             the shape of ``x``.
         """
-        q, k, v = (y.contiguous() for y in self.qkv(x).chunk(3, dim=-1))
+        if (
+            torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or type(self.qkv) is not nn.Linear
+            or is_observed(self.qkv)
+        ):
+            q, k, v = (y.contiguous() for y in self.qkv(x).chunk(3, dim=-1))
+            return q, k, v
+        # The same, without the memory of a map of 3C channels.
+        weights, biases = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
+        q, k, v = map(F.linear, (x, x, x), weights, biases)
         return q, k, v
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from mmbiformer.utils.errors import ConfigError
 
 from .arguments import is_number
-from .attention import add
+from .attention import add, is_observed
 
 
 class MLP(nn.Sequential):
@@ -45,25 +45,18 @@ class MLP(nn.Sequential):
             Tensor: Tokens of the same shape.
         """
         forward = super().forward
+        # A hook is to see the whole map.
         if (
             x.device.type != 'cpu'
             or torch.is_grad_enabled()
             or torch.compiler.is_compiling()
-            or self._has_hooks()
+            or any(map(is_observed, self))
         ):
             return forward(x)
         step = max(1, self.HIDDEN_BYTES // (self.hidden * x.element_size()))
         tokens = x.flatten(0, -2)
         parts = tokens.chunk(max(1, -(-len(tokens) // step)))
         return torch.cat([forward(part) for part in parts]).view(x.shape)
-
-    def _has_hooks(self) -> bool:
-        """Return whether a hook would see parts instead of the whole map."""
-        return any(
-            module._forward_hooks or module._forward_pre_hooks
-            for module in self.modules()
-            if module is not self
-        )
 
 
 class BiFormerBlock(nn.Module):

@@ -390,7 +390,7 @@ def test_without_data(device):
 )
 def test_maps_that_do_not_fit_are_refused(change):
     *inputs, heads = make_inputs()
-    with pytest.raises(ValueError, match='S divides H and W; got q of'):
+    with pytest.raises(ValueError, match='S divides all H and W; got q of'):
         routed_attention(*change(*inputs), heads, 0.3)
 
 
