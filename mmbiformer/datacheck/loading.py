@@ -49,12 +49,12 @@ def loading_errors(dataloader: dict) -> Iterator[None]:
     except (AssertionError, LookupError, TypeError, ValueError) as error:
         if config_problem(error, dataloader) is not None:
             raise
-        problem = _find_problem(dataset)
-        if problem is not None:
-            raise DataError(problem) from error
         problem = _loader_problem(dataloader)
         if problem is not None:
             raise ConfigError(problem) from error
+        problem = _find_problem(dataset)
+        if problem is not None:
+            raise DataError(problem) from error
         raise
 
 
@@ -80,7 +80,7 @@ def describe_dataset(dataset: dict) -> str:
     Returns:
         str: Those of the first data set inside of its wrappers.
     """
-    dataset = next(leaf_settings(dataset))
+    dataset = next(leaf_settings(dataset), {})
     keys = ('data_root', 'ann_file', 'data_prefix', 'metainfo', 'filter_cfg')
     return str({key: dataset[key] for key in keys if dataset.get(key)})
 
@@ -101,7 +101,7 @@ def check_not_empty(dataset: Dataset, settings: dict) -> None:
 
 def _describe_empty(dataset: dict) -> str:
     """Say which data set is empty, and what may have emptied it."""
-    root = next(leaf_settings(dataset)).get('data_root') or '.'
+    root = next(leaf_settings(dataset), {}).get('data_root') or '.'
     return (
         f'the data set in data_root={osp.abspath(root)!r} is empty: no image '
         'is left. Check that the annotations are not empty, and that their '
