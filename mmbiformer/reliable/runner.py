@@ -106,6 +106,7 @@ class CheckedRunner(Runner):
     ) -> None:
         self._new_work_dir = not osp.exists(work_dir)
         self._start = {}
+        self._left_out = set()
         self._interruption = Interruption()
         with self._refusing(cfg or {}):
             super().__init__(model, work_dir, *args, cfg=cfg, **kwargs)
@@ -140,12 +141,25 @@ class CheckedRunner(Runner):
         super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_save_checkpoint':
             # After all hooks: these may add anything.
-            checkpoint = kwargs['checkpoint']
-            checkpoint.update(to_plain(checkpoint))
+            self._make_plain(kwargs['checkpoint'])
         self.started = self.started or fn_name in (
             'before_train',
             'before_test',
         )
+
+    def _make_plain(self, checkpoint: dict) -> None:
+        """Turn all that a checkpoint holds into data that can be loaded."""
+        left_out = {}
+        plain = to_plain(checkpoint, left_out)
+        checkpoint.clear()
+        checkpoint.update(plain)
+        for key in left_out.keys() - self._left_out:
+            self._left_out.add(key)
+            self.logger.warning(
+                f'{key} is not saved in checkpoints: it holds an object of '
+                f'type {left_out[key]}, and only weights and plain data are '
+                'loaded from a file'
+            )
 
     def register_default_hooks(self, hooks: Optional[dict] = None) -> None:
         """Register the default hooks, and those that every run has."""
