@@ -6,10 +6,10 @@ import os.path as osp
 from contextlib import contextmanager
 from typing import Iterator, List, Optional
 
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, FUNCTIONS
 from torch.utils.data import DataLoader, Dataset
 
-from mmbiformer.utils.building import config_problem
+from mmbiformer.utils.building import config_problem, describe_unregistered
 from mmbiformer.utils.datasets import leaf_settings
 from mmbiformer.utils.errors import ConfigError, DataError, UserError
 from mmbiformer.utils.text import list_some, one_line, suggest
@@ -161,6 +161,13 @@ def _loader_problem(dataloader: dict) -> Optional[str]:
             'a dataloader with persistent_workers=True needs num_workers of '
             f'at least 1, got num_workers={dataloader.get("num_workers", 0)}'
         )
+    collate = dataloader.get('collate_fn')
+    if isinstance(collate, dict) and isinstance(collate.get('type'), str):
+        with FUNCTIONS.switch_scope_and_registry(None) as registry:
+            if registry.get(collate['type']) is None:
+                return describe_unregistered(
+                    collate['type'], registry, 'collate_fn.type'
+                )
     accepted = {*inspect.signature(DataLoader).parameters, *_LOADER_SETTINGS}
     unknown = sorted(set(dataloader) - accepted)
     if not unknown:

@@ -1,13 +1,14 @@
 """Hooks that every run has, so that nothing is lost and nothing gets in."""
 
 import functools
+import inspect
 import math
 import os
 import signal
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import torch
 from mmengine.dist import all_reduce, get_world_size, is_main_process
@@ -19,7 +20,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from mmbiformer.datacheck.checks import check_labels
-from mmbiformer.utils.errors import NonFiniteError, TrainingInterrupted
+from mmbiformer.utils.errors import (
+    ConfigError,
+    NonFiniteError,
+    TrainingInterrupted,
+)
+from mmbiformer.utils.text import list_some, suggest
 
 from .batches import ITERATION, seed_generators
 from .resume import INTERRUPTED, write_last_checkpoint
@@ -172,7 +178,22 @@ class SafeCheckpointHook(CheckpointHook):
     """mmengine's hook, which deletes old checkpoints only after a new one.
 
     Arguments are those of mmengine's ``CheckpointHook``.
+
+    Raises:
+        ConfigError: If there is no such argument. mmengine's hook takes any,
+            and fails when it saves the first checkpoint.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in self.args:
+            known = inspect.signature(CheckpointHook).parameters
+            raise ConfigError(
+                f'default_hooks.checkpoint.{name}={kwargs[name]!r}: '
+                f'CheckpointHook has no argument {name!r}'
+                f'{suggest(name, known)}. Its arguments: '
+                f'{list_some([one for one in known if one != "kwargs"], 30)}'
+            )
 
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict
@@ -218,6 +239,13 @@ class SafeCheckpointHook(CheckpointHook):
         """Save the best checkpoint, and then delete the one before."""
         if not self.save_best:
             return
+        missing = set(self.key_indicators) - {'auto', *metrics}
+        if missing:
+            raise ConfigError(
+                f'default_hooks.checkpoint.save_best={min(missing)!r} is not '
+                'a metric of the validation, which has '
+                f'{list_some(list(metrics), 30)}'
+            )
         before = self._best()
         self._set_best(dict.fromkeys(before))
         super()._save_best_checkpoint(runner, metrics)

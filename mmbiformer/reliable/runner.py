@@ -55,6 +55,7 @@ from mmbiformer.utils.errors import (
     UserError,
 )
 from mmbiformer.utils.files import atomic_write, remove_leftovers
+from mmbiformer.utils.text import list_some
 
 from .batches import RunDataLoader, make_resumable, shield_workers
 from .hooks import (
@@ -65,8 +66,8 @@ from .hooks import (
     SafeCheckpointHook,
     check_finite,
 )
-from .loops import ResumableEpochBasedTrainLoop, SkippedBatches
-from .resume import find_checkpoint
+from .loops import ResumableEpochBasedTrainLoop, SkippedBatches, check_loop
+from .resume import Schedule, find_checkpoint
 
 # Where a training dataloader is to start, beside its settings.
 _START = '_start_'
@@ -241,7 +242,9 @@ class CheckedRunner(Runner):
         kind = self._train_loop_type(loop)
         # Other loops may take their data in any form and order.
         if kind is None:
-            return super().build_train_loop(loop)
+            loop = super().build_train_loop(loop)
+            check_loop(loop)
+            return loop
         by_iter = issubclass(kind, IterBasedTrainLoop)
         skip = self._start.get('iter' if by_iter else 'batch', 0)
         if isinstance(self._train_dataloader, dict):
@@ -257,6 +260,7 @@ class CheckedRunner(Runner):
             loop = dict(loop, type=ResumableEpochBasedTrainLoop, skipped=skip)
             loop.pop('by_epoch', None)
         loop = super().build_train_loop(loop)
+        check_loop(loop)
         if by_iter and skip and isinstance(loop.dataloader, RunDataLoader):
             loop.dataloader_iterator = SkippedBatches(
                 skip, loop.dataloader_iterator
@@ -367,9 +371,30 @@ class CheckedRunner(Runner):
 
     def resume(self, filename: str, *args, **kwargs) -> None:
         """Resume from a checkpoint; arguments are those of the Runner."""
+        # Schedulers that are not built yet are built by mmengine.
+        built = isinstance(self.optim_wrapper, OptimWrapper)
+        schedule = Schedule(self) if built else None
         super().resume(filename, *args, **kwargs)
+        if schedule is not None:
+            self._choose_schedule(schedule)
         self.last_checkpoint = filename
         self.saved_position = (self.epoch, self.iter)
+
+    def _choose_schedule(self, schedule: Schedule) -> None:
+        """Follow the checkpoint's schedule, or the config's on request."""
+        differences = schedule.differences(self)
+        if not differences:
+            return
+        if self.cfg.get('extend_schedule'):
+            schedule.follow(self)
+            self.logger.info('The run follows the schedule of the config')
+            return
+        self.logger.warning(
+            'The run follows the schedule of its checkpoint, which is not '
+            f'that of the config: {list_some(differences)}. To follow the '
+            'one of the config as if it had been used from the start: '
+            '--cfg-options extend_schedule=True'
+        )
 
     def save_checkpoint(
         self,

@@ -1,9 +1,15 @@
 """Reading configs; what the tools make of them is tested with the tools."""
 
 import pytest
+import tiny_run
 from mmengine.config import Config
 
-from mmbiformer.utils.config import check_pretrained, read_config
+from mmbiformer.utils.config import (
+    check_pretrained,
+    read_config,
+    task_of,
+    type_name,
+)
 from mmbiformer.utils.errors import ConfigError, MissingFileError
 
 
@@ -38,3 +44,24 @@ def test_missing_weights_name_the_setting():
         error.value
     )
     assert 'model.backbone.init_cfg=None' in str(error.value)
+
+
+def test_configs_in_pure_python(tmp_path):
+    tiny_run.write(tmp_path, dict(train=1, val=1))
+    path = tiny_run.write_pure_python(tmp_path)
+    weights = """
+from mmengine.model import PretrainedInit
+model['backbone']['init_cfg'] = dict(type=PretrainedInit, checkpoint='a.pth')
+"""
+    path.write_text(path.read_text() + weights)
+    cfg = read_config(str(path))
+    assert isinstance(cfg.model.type, type)
+    assert task_of(cfg) == 'segmentation'
+    with pytest.raises(MissingFileError, match=r'init_cfg\.checkpoint='):
+        check_pretrained(cfg)
+
+
+def test_types_of_configs_have_names():
+    assert type_name('mmdet.FasterRCNN') == type_name('FasterRCNN')
+    assert type_name(Config) == 'Config'
+    assert type_name(None) == ''

@@ -131,7 +131,7 @@ def warn_of_weights(cfg: Config) -> None:
     """Warn which weights are visualized without a checkpoint."""
     init_cfg = cfg.model.get('backbone', {}).get('init_cfg') or {}
     weights = 'all weights are random'
-    if isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained':
+    if isinstance(init_cfg, dict) and 'checkpoint' in init_cfg:
         weights = (
             f'the weights of the backbone are those of its init_cfg, '
             f'{init_cfg.checkpoint}, all others are random'
