@@ -44,6 +44,7 @@ def make_config(args: argparse.Namespace) -> Config:
     from mmbiformer.reliable.resume import check_work_dir
     from mmbiformer.utils.config import (
         check_pretrained,
+        check_weight_decay,
         enable_amp,
         enable_auto_scale_lr,
         load_config,
@@ -66,6 +67,7 @@ def make_config(args: argparse.Namespace) -> Config:
     check_data(cfg, ['train_dataloader', 'val_dataloader'])
     check_classes(cfg, ['train_dataloader', 'val_dataloader'])
     check_pretrained(cfg)
+    check_weight_decay(cfg)
     check_work_dir(cfg, training=True)
     init_cpu_process_group(cfg.launcher)
     return cfg

@@ -21,13 +21,17 @@ except ImportError:  # numpy 1
 
 # Either name of numpy's module, as numpy 1 and numpy 2 write it.
 _NUMPY_MODULES = ('numpy.core.multiarray', 'numpy._core.multiarray')
+
+NUMBER_CODES = '?bhilBHILefd'
+"""str: numpy's codes of the types of numbers that are allowed in arrays."""
+
 _STATISTICS = ('current', 'max', 'mean', 'min')
 
 _DATA_TYPES = [
     HistoryBuffer,
     np.ndarray,
     np.dtype,
-    *(type(np.dtype(code)) for code in '?bhilBHILefd'),
+    *(type(np.dtype(code)) for code in NUMBER_CODES),
     *((scalar, f'{module}.scalar') for module in _NUMPY_MODULES),
 ]
 

@@ -6,10 +6,10 @@ import os.path as osp
 from contextlib import contextmanager
 from typing import Iterator, List, Optional
 
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, FUNCTIONS
 from torch.utils.data import DataLoader, Dataset
 
-from mmbiformer.utils.building import config_problem
+from mmbiformer.utils.building import config_problem, describe_unregistered
 from mmbiformer.utils.datasets import leaf_settings
 from mmbiformer.utils.errors import ConfigError, DataError, UserError
 from mmbiformer.utils.text import list_some, one_line, suggest
@@ -49,12 +49,12 @@ def loading_errors(dataloader: dict) -> Iterator[None]:
     except (AssertionError, LookupError, TypeError, ValueError) as error:
         if config_problem(error, dataloader) is not None:
             raise
-        problem = _find_problem(dataset)
-        if problem is not None:
-            raise DataError(problem) from error
         problem = _loader_problem(dataloader)
         if problem is not None:
             raise ConfigError(problem) from error
+        problem = _find_problem(dataset)
+        if problem is not None:
+            raise DataError(problem) from error
         raise
 
 
@@ -80,7 +80,7 @@ def describe_dataset(dataset: dict) -> str:
     Returns:
         str: Those of the first data set inside of its wrappers.
     """
-    dataset = next(leaf_settings(dataset))
+    dataset = next(leaf_settings(dataset), {})
     keys = ('data_root', 'ann_file', 'data_prefix', 'metainfo', 'filter_cfg')
     return str({key: dataset[key] for key in keys if dataset.get(key)})
 
@@ -101,7 +101,7 @@ def check_not_empty(dataset: Dataset, settings: dict) -> None:
 
 def _describe_empty(dataset: dict) -> str:
     """Say which data set is empty, and what may have emptied it."""
-    root = next(leaf_settings(dataset)).get('data_root') or '.'
+    root = next(leaf_settings(dataset), {}).get('data_root') or '.'
     return (
         f'the data set in data_root={osp.abspath(root)!r} is empty: no image '
         'is left. Check that the annotations are not empty, and that their '
@@ -161,6 +161,13 @@ def _loader_problem(dataloader: dict) -> Optional[str]:
             'a dataloader with persistent_workers=True needs num_workers of '
             f'at least 1, got num_workers={dataloader.get("num_workers", 0)}'
         )
+    collate = dataloader.get('collate_fn')
+    if isinstance(collate, dict) and isinstance(collate.get('type'), str):
+        with FUNCTIONS.switch_scope_and_registry(None) as registry:
+            if registry.get(collate['type']) is None:
+                return describe_unregistered(
+                    collate['type'], registry, 'collate_fn.type'
+                )
     accepted = {*inspect.signature(DataLoader).parameters, *_LOADER_SETTINGS}
     unknown = sorted(set(dataloader) - accepted)
     if not unknown:

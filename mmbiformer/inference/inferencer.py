@@ -19,7 +19,7 @@ from torch import nn
 from mmbiformer.checkpoints.io import load_checkpoint
 from mmbiformer.checkpoints.strict import strict_loading
 from mmbiformer.checkpoints.weights import load_all_weights
-from mmbiformer.utils.config import check_pretrained, task_of
+from mmbiformer.utils.config import check_pretrained, task_of, type_name
 from mmbiformer.utils.datasets import leaf_settings
 from mmbiformer.utils.errors import ConfigError
 from mmbiformer.utils.files import check_checkpoint
@@ -92,8 +92,14 @@ def image_dataset(cfg: Config) -> ConfigDict:
         )
     dataset = deepcopy(next(leaf_settings(cfg.test_dataloader.dataset)))
     dataset.pipeline = [
-        step for step in dataset.pipeline if 'Annotations' not in step.type
+        step
+        for step in dataset.pipeline
+        if 'Annotations' not in type_name(step.type)
     ]
+    for step in dataset.pipeline:
+        # mmseg looks for this step by its name, also in pure Python configs.
+        if type_name(step.type) == 'LoadImageFromFile':
+            step.type = 'LoadImageFromFile'
     return dataset
 
 

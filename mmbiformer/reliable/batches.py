@@ -12,14 +12,15 @@ import os
 import random
 import signal
 import sys
+from contextlib import suppress
 from typing import Iterator, List, Optional, Sequence
 
 import numpy as np
 import torch
 from mmengine.dataset import worker_init_fn
 from mmengine.dist import get_rank
-from mmengine.registry import DATA_SAMPLERS
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.multiprocessing import get_start_method
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 # Purpose of a key, so that equal numbers give different random streams.
 ITERATION, BATCH = range(2)
@@ -52,42 +53,21 @@ class SeededBatch(list):
 
 
 class ResumableBatchSampler:
-    """Batch sampler that can start in the middle of a run.
+    """Batches of a batch sampler, from the middle of a run on.
 
     Args:
-        sampler (Sampler): Sampler of the image indices.
-        batch_size (int): Number of images in a batch.
+        batches (Sampler): The batch sampler, such as torch's ``BatchSampler``
+            or mmdet's ``AspectRatioBatchSampler``.
         seed (int): Seed of the run.
-        batch_sampler (dict, optional): Config of the batch sampler that groups
-            the indices, such as mmdet's ``AspectRatioBatchSampler``. Default:
-            None, which means torch's ``BatchSampler``.
-        drop_last (bool): Whether to drop an incomplete last batch. Default:
-            False.
         epoch (int): Epoch to start in. Default: 0.
         skip (int): Number of batches to skip first; it may exceed an epoch.
             Default: 0.
     """
 
     def __init__(
-        self,
-        sampler: Sampler,
-        batch_size: int,
-        seed: int,
-        batch_sampler: Optional[dict] = None,
-        drop_last: bool = False,
-        epoch: int = 0,
-        skip: int = 0,
+        self, batches: Sampler, seed: int, epoch: int = 0, skip: int = 0
     ) -> None:
-        self.sampler = sampler
-        self.batch_size = batch_size
-        self.batches = (
-            BatchSampler(sampler, batch_size, drop_last)
-            if batch_sampler is None
-            else DATA_SAMPLERS.build(
-                batch_sampler,
-                default_args=dict(sampler=sampler, batch_size=batch_size),
-            )
-        )
+        self.batches = batches
         self.seed = seed
         self.epoch = epoch
         self.skip = skip
@@ -102,11 +82,12 @@ class ResumableBatchSampler:
         Yields:
             SeededBatch: The indices of a batch.
         """
+        sampler = getattr(self.batches, 'sampler', None)
         while True:
             # In iteration-based training, mmengine counts the epochs from
             # where the run was resumed.
-            if hasattr(self.sampler, 'set_epoch'):
-                self.sampler.set_epoch(self.epoch)
+            if hasattr(sampler, 'set_epoch'):
+                sampler.set_epoch(self.epoch)
             drawn = 0
             for indices in self.batches:
                 drawn += 1
@@ -120,57 +101,79 @@ class ResumableBatchSampler:
                 return
 
 
+class RunDataLoader(DataLoader):
+    """torch's dataloader in a run that can be interrupted and resumed.
+
+    All attributes are those of torch's class, with the sampler and the batch
+    sampler of the config.
+
+    Attributes:
+        resumable (ResumableBatchSampler, optional): Where its batches come
+            from instead of ``batch_sampler``, see :func:`make_resumable`.
+    """
+
+    resumable: Optional[ResumableBatchSampler] = None
+
+    @property
+    def _index_sampler(self) -> Sampler:
+        return self.resumable or super()._index_sampler
+
+    def __iter__(self) -> Iterator:
+        """Start the workers, if there are any, and iterate over the batches.
+
+        Until a worker has a process group of its own, Ctrl-C is held back
+        from it; see :func:`_start_worker`.
+        """
+        shielded = getattr(self.worker_init_fn, 'func', None) is _start_worker
+        if not shielded or get_start_method() != 'fork':
+            return super().__iter__()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 class _SeededFetch:
     """Seed the random numbers of a batch, then load its samples."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
+        self.fetch = getattr(dataset, '__getitems__', None)
 
     def __call__(self, batch: List[int]) -> list:
         if isinstance(batch, SeededBatch):
             seed_generators(*batch.key)
-        fetch = getattr(type(self.dataset), '__getitems__', None)
-        if fetch is not None:
-            return fetch(self.dataset, batch)
+        if self.fetch is not None:
+            return self.fetch(batch)
         return [self.dataset[index] for index in batch]
 
 
 def make_resumable(
-    dataloader: dict, seed: int, epoch: int = 0, skip: int = 0
-) -> dict:
-    """Return the config of a dataloader that can start in the middle of a run.
+    loader: RunDataLoader, seed: int, epoch: int = 0, skip: int = 0
+) -> None:
+    """Let a dataloader start in the middle of a run, with seeded batches.
+
+    Dataloaders of an ``IterableDataset`` and those without batches
+    (``batch_size=None``) are not changed: they have no order to resume.
 
     Args:
-        dataloader (dict): Config of a dataloader.
+        loader (RunDataLoader): The dataloader; changed in place.
         seed (int): Seed of the run.
         epoch (int): Epoch to start in. Default: 0.
         skip (int): Number of batches to skip first. Default: 0.
-
-    Returns:
-        dict: The config, with a :class:`ResumableBatchSampler`.
     """
-    dataloader = dict(dataloader)
-    dataloader['batch_sampler'] = dict(
-        type=ResumableBatchSampler,
-        batch_sampler=dataloader.get('batch_sampler'),
-        drop_last=dataloader.pop('drop_last', False),
-        seed=seed,
-        epoch=epoch,
-        skip=skip,
+    dataset = loader.dataset
+    if loader.batch_sampler is None or isinstance(dataset, IterableDataset):
+        return
+    loader.resumable = ResumableBatchSampler(
+        loader.batch_sampler, seed, epoch, skip
     )
-    return dataloader
-
-
-def seed_batches(loader: DataLoader) -> None:
-    """Seed each batch in the process that loads it.
-
-    Args:
-        loader (DataLoader): The dataloader; its data set is modified in
-            place, unless it has no :class:`ResumableBatchSampler`.
-    """
-    if isinstance(loader.batch_sampler, ResumableBatchSampler):
-        # torch loads a batch by this method if the data set has it.
-        loader.dataset.__getitems__ = _SeededFetch(loader.dataset)
+    # torch loads a batch by this method if the data set has it. A plain list
+    # takes no attribute, and draws no random numbers.
+    if not isinstance(getattr(dataset, '__getitems__', None), _SeededFetch):
+        with suppress(AttributeError):
+            dataset.__getitems__ = _SeededFetch(dataset)
 
 
 def shield_workers(dataloader: dict, seed: Optional[int]) -> dict:
@@ -213,4 +216,9 @@ def _start_worker(worker_id: int, **kwargs) -> None:
         # torch's workers detect that their parent is dead, but may then block
         # forever on unsent data, as another worker keeps the pipe open.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if hasattr(signal, 'pthread_sigmask'):
+        # A Ctrl-C that was held back is dropped by ignoring it.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     worker_init_fn(worker_id, **kwargs)

@@ -1,25 +1,33 @@
 """Hooks that every run has, so that nothing is lost and nothing gets in."""
 
+import functools
+import inspect
 import math
 import os
 import signal
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import torch
 from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
-from mmengine.optim import AmpOptimWrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from mmbiformer.datacheck.checks import check_labels
-from mmbiformer.utils.errors import NonFiniteError, TrainingInterrupted
+from mmbiformer.utils.errors import (
+    ConfigError,
+    NonFiniteError,
+    TrainingInterrupted,
+)
+from mmbiformer.utils.text import list_some, suggest
 
-from .batches import ITERATION, ResumableBatchSampler, seed_generators
+from .batches import ITERATION, seed_generators
 from .resume import INTERRUPTED, write_last_checkpoint
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -44,13 +52,10 @@ class LabelCheck(Hook):
     ) -> None:
         """Check the labels of a batch."""
         dataset = getattr(runner, f'{mode}_dataloader').dataset
-        classes = dataset.metainfo.get('classes')
-        samples = (data_batch or {}).get('data_samples', ())
+        classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
         if not classes:
             return
-        for sample in samples:
-            # With test-time augmentation, the views of an image.
-            sample = sample[0] if isinstance(sample, list) else sample
+        for sample in _data_samples(data_batch):
             if 'gt_sem_seg' in sample:
                 check_labels(
                     sample.gt_sem_seg.data,
@@ -67,11 +72,11 @@ class IterationSeed(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Set the epoch of the batches."""
-        sampler = runner.train_loop.dataloader.batch_sampler
-        if isinstance(sampler, ResumableBatchSampler) and isinstance(
-            runner.train_loop, EpochBasedTrainLoop
-        ):
-            sampler.epoch = runner.epoch
+        loop = runner.train_loop
+        if isinstance(loop, EpochBasedTrainLoop):
+            batches = getattr(loop.dataloader, 'resumable', None)
+            if batches is not None:
+                batches.epoch = runner.epoch
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None
@@ -100,7 +105,10 @@ class InvalidLossCheck(Hook):
         norm = runner.message_hub.log_scalars.get('train/grad_norm')
         # In mixed precision such a gradient is normal: the step is left out,
         # and the loss is scaled less.
-        if norm and not isinstance(runner.optim_wrapper, AmpOptimWrapper):
+        if norm and not any(
+            isinstance(wrapper, AmpOptimWrapper)
+            for wrapper in _optim_wrappers(runner)
+        ):
             numbers['grad_norm'] = float(norm.current())
         if all(map(math.isfinite, numbers.values())):
             return
@@ -116,10 +124,32 @@ class InvalidLossCheck(Hook):
         )
 
 
-def _image_files(data_batch: Optional[dict]) -> List[str]:
+def _optim_wrappers(runner: Runner) -> List[OptimWrapper]:
+    """Return the optimizers of a run, which may be several."""
+    wrapper = runner.optim_wrapper
+    if isinstance(wrapper, OptimWrapperDict):
+        return list(wrapper.values())
+    return [wrapper]
+
+
+def _data_samples(data_batch: object) -> Iterator[BaseDataElement]:
+    """Yield the data samples of a batch, which may have any form.
+
+    Of the views of an image in test-time augmentation, the first is taken.
+    """
+    if isinstance(data_batch, dict):
+        for sample in data_batch.get('data_samples') or ():
+            sample = sample[0] if isinstance(sample, list) else sample
+            if isinstance(sample, BaseDataElement):
+                yield sample
+
+
+def _image_files(data_batch: object) -> List[str]:
     """Return the image files of a batch, as far as it names them."""
-    samples = data_batch.get('data_samples', ()) if data_batch else ()
-    return [str(sample.get('img_path', '?')) for sample in samples]
+    return [
+        str(sample.get('img_path', '?'))
+        for sample in _data_samples(data_batch)
+    ]
 
 
 def check_finite(model: nn.Module) -> None:
@@ -148,7 +178,22 @@ class SafeCheckpointHook(CheckpointHook):
     """mmengine's hook, which deletes old checkpoints only after a new one.
 
     Arguments are those of mmengine's ``CheckpointHook``.
+
+    Raises:
+        ConfigError: If there is no such argument. mmengine's hook takes any,
+            and fails when it saves the first checkpoint.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in self.args:
+            known = inspect.signature(CheckpointHook).parameters
+            raise ConfigError(
+                f'default_hooks.checkpoint.{name}={kwargs[name]!r}: '
+                f'CheckpointHook has no argument {name!r}'
+                f'{suggest(name, known)}. Its arguments: '
+                f'{list_some([one for one in known if one != "kwargs"], 30)}'
+            )
 
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict
@@ -194,6 +239,13 @@ class SafeCheckpointHook(CheckpointHook):
         """Save the best checkpoint, and then delete the one before."""
         if not self.save_best:
             return
+        missing = set(self.key_indicators) - {'auto', *metrics}
+        if missing:
+            raise ConfigError(
+                f'default_hooks.checkpoint.save_best={min(missing)!r} is not '
+                'a metric of the validation, which has '
+                f'{list_some(list(metrics), 30)}'
+            )
         before = self._best()
         self._set_best(dict.fromkeys(before))
         super()._save_best_checkpoint(runner, metrics)
@@ -218,6 +270,57 @@ class SafeCheckpointHook(CheckpointHook):
             self.best_ckpt_path = paths['']
 
 
+# The runs that take signals now, and the signals that each thread that forks
+# has blocked before.
+_active: List['Interruption'] = []
+_forking = threading.local()
+
+
+def _before_fork() -> None:
+    """Hold the signals back until the child has its own handlers."""
+    if _active:
+        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _after_fork() -> None:
+    """Let the signals in again."""
+    mask = vars(_forking).pop('mask', None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _after_fork_in_child() -> None:
+    """Give a child the handlers that it would have without a run of ours.
+
+    A worker of a pool that notes SIGTERM and lives on would be waited for
+    without end.
+    """
+    while _active:
+        _active.pop().restore()
+    _after_fork()
+
+
+@functools.cache
+def _register_at_fork() -> None:
+    """Register the three functions above, once in a process."""
+    if hasattr(os, 'register_at_fork'):
+        os.register_at_fork(
+            before=_before_fork,
+            after_in_parent=_after_fork,
+            after_in_child=_after_fork_in_child,
+        )
+
+
+def spare_children(interruption: 'Interruption') -> None:
+    """Keep the signal handlers of a run out of the processes that it forks.
+
+    Args:
+        interruption (Interruption): What takes the signals of the run.
+    """
+    _register_at_fork()
+    _active.append(interruption)
+
+
 class Interruption(Hook):
     """End training at the next iteration after a signal, and save its state.
 
@@ -239,13 +342,24 @@ class Interruption(Hook):
                 signum: signal.signal(signum, self._handle)
                 for signum in SIGNALS
             }
+            spare_children(self)
         return self
 
     def __exit__(self, *_) -> None:
         """Restore the former signal handlers."""
         self.running = False
+        if self._former:
+            _active.remove(self)
+            self.restore()
+
+    def restore(self) -> None:
+        """Restore the former signal handlers."""
         for signum, handler in self._former.items():
-            signal.signal(signum, handler)
+            # None stands for one that Python did not set and cannot restore.
+            signal.signal(
+                signum, signal.SIG_DFL if handler is None else handler
+            )
+        self._former = {}
 
     def _handle(self, signum: int, frame: Optional[FrameType]) -> None:
         """Stop after this iteration; at a second signal, at once."""
@@ -275,7 +389,9 @@ class Interruption(Hook):
             if self.end_of_epoch(loop.dataloader, batch_idx):
                 return
             position['batch'] = batch_idx + 1
-        if self._agreed(runner.iter) and runner.optim_wrapper.should_update():
+        if self._agreed(runner.iter) and all(
+            wrapper.should_update() for wrapper in _optim_wrappers(runner)
+        ):
             self._stop(runner, position)
 
     def after_train_epoch(self, runner: Runner) -> None:

@@ -1,8 +1,14 @@
 """Training loops that resume in the middle of an epoch."""
 
+from collections.abc import Sized
+from contextlib import suppress
 from typing import Any, Iterator, Optional, Sequence
 
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.dataset import InfiniteSampler
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
+from torch.utils.data import BatchSampler
+
+from mmbiformer.utils.errors import ConfigError
 
 
 class ResumableEpochBasedTrainLoop(EpochBasedTrainLoop):
@@ -32,6 +38,47 @@ class ResumableEpochBasedTrainLoop(EpochBasedTrainLoop):
             data_batch (Sequence[dict]): The batch.
         """
         super().run_iter(idx + self._skipped, data_batch)
+
+
+def check_loop(loop: BaseLoop) -> None:
+    """Check that a training loop trains, and that its epochs end.
+
+    Loops of other types are not checked: they may end an epoch themselves.
+
+    Args:
+        loop (BaseLoop): The loop.
+
+    Raises:
+        ConfigError: If it has no iteration, or epochs without end.
+    """
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    if not by_epoch and not isinstance(loop, IterBasedTrainLoop):
+        return
+    name = 'max_epochs' if by_epoch else 'max_iters'
+    if getattr(loop, name) < 1:
+        raise ConfigError(
+            f'train_cfg.{name} must be at least 1, got '
+            f'train_cfg.{name}={getattr(loop, name)}'
+        )
+    loader = loop.dataloader
+    with suppress(TypeError):  # of samplers that have no length
+        if isinstance(loader.dataset, Sized) and not len(loader):
+            raise ConfigError(
+                'train_dataloader has no batch: of the '
+                f'{len(loader.dataset)} samples, its sampler and '
+                f'batch_size={loader.batch_size} with '
+                f'drop_last={loader.drop_last} leave none'
+            )
+    own = (EpochBasedTrainLoop, ResumableEpochBasedTrainLoop)
+    if type(loop) in own and type(loader.batch_sampler) is BatchSampler:
+        sampler = loader.batch_sampler.sampler
+        if isinstance(sampler, InfiniteSampler):
+            raise ConfigError(
+                f'train_dataloader.sampler.type={type(sampler).__name__!r} '
+                'never ends an epoch: training by epochs needs '
+                "'DefaultSampler', and this one train_cfg.by_epoch=False "
+                'with train_cfg.max_iters'
+            )
 
 
 class SkippedBatches:

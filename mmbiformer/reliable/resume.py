@@ -1,11 +1,19 @@
 """Find the checkpoint to resume from, and protect those of other runs."""
 
+import inspect
 import logging
+import warnings
 from pathlib import Path
-from typing import Iterator, List, Optional, Union
+from typing import Iterator, List, Optional, Set, Union
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.optim import (
+    OptimWrapperDict,
+    ReduceOnPlateauParamScheduler,
+    _ParamScheduler,
+)
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmbiformer.checkpoints.io import load_from_local
 from mmbiformer.utils.errors import CheckpointError, OutputError
@@ -150,3 +158,102 @@ def check_work_dir(cfg: Config, training: bool) -> None:
             'run by --resume, name another folder by --work-dir, or delete '
             'this one'
         )
+
+
+class Schedule:
+    """The schedule of a config, before resuming replaces it.
+
+    mmengine restores the schedulers of the checkpoint with all of their
+    settings, so that a config with more epochs keeps the schedule of fewer.
+
+    Args:
+        runner (Runner): A runner whose optimizer and schedulers are built.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._states = [one.state_dict() for one in _schedulers(runner)]
+        self._groups = [dict(group) for group in _param_groups(runner)]
+
+    def differences(self, runner: Runner) -> List[str]:
+        """Say how the schedule of the checkpoint differs.
+
+        Args:
+            runner (Runner): The runner, resumed.
+
+        Returns:
+            list[str]: Such as ``'CosineAnnealingLR.T_max=12 (24 in the
+            config)'``.
+        """
+        found = []
+        for scheduler, state in zip(
+            _schedulers(runner), self._states, strict=True
+        ):
+            name = type(scheduler).__name__
+            found += [
+                f'{name}.{key}={value!r} ({state[key]!r} in the config)'
+                for key, value in scheduler.state_dict().items()
+                if key in _settings(scheduler) and value != state.get(key)
+            ]
+        return found
+
+    def follow(self, runner: Runner) -> None:
+        """Let a resumed run follow the schedule of the config.
+
+        The schedulers step from the start to where the run resumes. Those
+        that depend on metrics keep the state of the checkpoint.
+
+        Args:
+            runner (Runner): The runner, resumed.
+        """
+        for group, before in zip(
+            _param_groups(runner), self._groups, strict=True
+        ):
+            for key in [one for one in group if f'initial_{one}' in group]:
+                group[key] = before[key]
+                group[f'initial_{key}'] = before[f'initial_{key}']
+        schedulers = []
+        for scheduler, state in zip(
+            _schedulers(runner), self._states, strict=True
+        ):
+            if not isinstance(scheduler, ReduceOnPlateauParamScheduler):
+                scheduler.load_state_dict(state)
+                schedulers.append(scheduler)
+        loop = runner.train_loop
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        with warnings.catch_warnings():
+            # The optimizer has stepped, but not in this process.
+            warnings.simplefilter('ignore')
+            for iteration in range(1, runner.iter + 1):
+                ends = by_epoch and iteration % len(loop.dataloader) == 0
+                for scheduler in schedulers:
+                    if not scheduler.by_epoch or ends:
+                        scheduler.step()
+
+
+def _schedulers(runner: Runner) -> List[_ParamScheduler]:
+    """Return the schedulers of all optimizers of a runner."""
+    schedulers = runner.param_schedulers or []
+    if isinstance(schedulers, dict):
+        return [one for several in schedulers.values() for one in several]
+    return list(schedulers)
+
+
+def _param_groups(runner: Runner) -> List[dict]:
+    """Return the parameter groups of all optimizers of a runner."""
+    wrapper = runner.optim_wrapper
+    several = isinstance(wrapper, OptimWrapperDict)
+    return [
+        group
+        for one in (wrapper.values() if several else [wrapper])
+        for group in one.optimizer.param_groups
+    ]
+
+
+def _settings(scheduler: _ParamScheduler) -> Set[str]:
+    """Return the names of the arguments of a scheduler, but its position."""
+    names = {
+        name
+        for one in type(scheduler).__mro__
+        for name in inspect.signature(one.__init__).parameters
+    }
+    return names - {'last_step'}

@@ -4,12 +4,19 @@ import errno
 import os
 import os.path as osp
 import shutil
+from collections.abc import Sized
 from contextlib import contextmanager
 from typing import Callable, Dict, Iterator, Optional, Tuple, Union
 
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, get_rank, is_main_process
+from mmengine.fileio import (
+    FileClient,
+    HardDiskBackend,
+    LocalBackend,
+    get_file_backend,
+)
 from mmengine.hooks import CheckpointHook
 from mmengine.model import (
     BaseTTAModel,
@@ -17,7 +24,7 @@ from mmengine.model import (
     revert_sync_batchnorm,
 )
 from mmengine.optim import OptimWrapper
-from mmengine.registry import LOOPS, MODEL_WRAPPERS, OPTIMIZERS, RUNNERS
+from mmengine.registry import HOOKS, LOOPS, MODEL_WRAPPERS, OPTIMIZERS, RUNNERS
 from mmengine.runner import (
     BaseLoop,
     EpochBasedTrainLoop,
@@ -48,8 +55,9 @@ from mmbiformer.utils.errors import (
     UserError,
 )
 from mmbiformer.utils.files import atomic_write, remove_leftovers
+from mmbiformer.utils.text import list_some
 
-from .batches import make_resumable, seed_batches, shield_workers
+from .batches import RunDataLoader, make_resumable, shield_workers
 from .hooks import (
     Interruption,
     InvalidLossCheck,
@@ -58,8 +66,11 @@ from .hooks import (
     SafeCheckpointHook,
     check_finite,
 )
-from .loops import ResumableEpochBasedTrainLoop, SkippedBatches
-from .resume import find_checkpoint
+from .loops import ResumableEpochBasedTrainLoop, SkippedBatches, check_loop
+from .resume import Schedule, find_checkpoint
+
+# Where a training dataloader is to start, beside its settings.
+_START = '_start_'
 
 
 @RUNNERS.register_module()
@@ -86,12 +97,20 @@ class CheckedRunner(Runner):
     last_checkpoint: Optional[str] = None
     saved_position: Optional[Tuple[int, int]] = None
 
-    def __init__(self, *args, work_dir: str, **kwargs) -> None:
+    def __init__(
+        self,
+        model: Union[nn.Module, dict],
+        work_dir: str,
+        *args,
+        cfg: Optional[Union[Config, dict]] = None,
+        **kwargs,
+    ) -> None:
         self._new_work_dir = not osp.exists(work_dir)
         self._start = {}
+        self._left_out = set()
         self._interruption = Interruption()
-        with self._refusing(kwargs.get('cfg') or {}):
-            super().__init__(*args, work_dir=work_dir, **kwargs)
+        with self._refusing(cfg or {}):
+            super().__init__(model, work_dir, *args, cfg=cfg, **kwargs)
 
     @contextmanager
     def _refusing(self, cfg: Union[Config, dict]) -> Iterator[None]:
@@ -123,12 +142,25 @@ class CheckedRunner(Runner):
         super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_save_checkpoint':
             # After all hooks: these may add anything.
-            checkpoint = kwargs['checkpoint']
-            checkpoint.update(to_plain(checkpoint))
+            self._make_plain(kwargs['checkpoint'])
         self.started = self.started or fn_name in (
             'before_train',
             'before_test',
         )
+
+    def _make_plain(self, checkpoint: dict) -> None:
+        """Turn all that a checkpoint holds into data that can be loaded."""
+        left_out = {}
+        plain = to_plain(checkpoint, left_out)
+        checkpoint.clear()
+        checkpoint.update(plain)
+        for key in left_out.keys() - self._left_out:
+            self._left_out.add(key)
+            self.logger.warning(
+                f'{key} is not saved in checkpoints: it holds an object of '
+                f'type {left_out[key]}, and only weights and plain data are '
+                'loaded from a file'
+            )
 
     def register_default_hooks(self, hooks: Optional[dict] = None) -> None:
         """Register the default hooks, and those that every run has."""
@@ -136,11 +168,11 @@ class CheckedRunner(Runner):
         if 'checkpoint' not in hooks:
             hooks['checkpoint'] = dict(type='CheckpointHook', interval=1)
         checkpoint = hooks['checkpoint']
-        if isinstance(checkpoint, dict) and checkpoint['type'] in (
-            'CheckpointHook',
-            CheckpointHook,
-        ):
-            hooks['checkpoint'] = dict(checkpoint, type=SafeCheckpointHook)
+        if isinstance(checkpoint, dict):
+            kind = checkpoint.get('type')
+            kind = HOOKS.get(kind) if isinstance(kind, str) else kind
+            if kind is CheckpointHook:
+                hooks['checkpoint'] = dict(checkpoint, type=SafeCheckpointHook)
         super().register_default_hooks(hooks)
         if self.cfg.get('default_scope') == 'mmseg':
             self.register_hook(LabelCheck())
@@ -207,31 +239,53 @@ class CheckedRunner(Runner):
         Returns:
             BaseLoop: The loop.
         """
-        if isinstance(loop, BaseLoop):
+        kind = self._train_loop_type(loop)
+        # Other loops may take their data in any form and order.
+        if kind is None:
+            loop = super().build_train_loop(loop)
+            check_loop(loop)
             return loop
-        kind = loop.get('type', 'EpochBasedTrainLoop')
-        if 'type' not in loop and not loop.get('by_epoch', True):
-            kind = 'IterBasedTrainLoop'
-        kind = LOOPS.get(kind) if isinstance(kind, str) else kind
-        by_iter = kind is not None and issubclass(kind, IterBasedTrainLoop)
+        by_iter = issubclass(kind, IterBasedTrainLoop)
         skip = self._start.get('iter' if by_iter else 'batch', 0)
         if isinstance(self._train_dataloader, dict):
-            self._train_dataloader = make_resumable(
-                self._train_dataloader,
-                self.seed,
+            start = dict(
+                seed=self.seed,
                 epoch=0 if by_iter else self._start.get('epoch', 0),
                 skip=skip,
             )
-        loop = dict(loop)
+            self._train_dataloader = dict(
+                self._train_dataloader, **{_START: start}
+            )
         if kind is EpochBasedTrainLoop:
+            loop = dict(loop, type=ResumableEpochBasedTrainLoop, skipped=skip)
             loop.pop('by_epoch', None)
-            loop.update(type=ResumableEpochBasedTrainLoop, skipped=skip)
         loop = super().build_train_loop(loop)
-        if by_iter and skip:
+        check_loop(loop)
+        if by_iter and skip and isinstance(loop.dataloader, RunDataLoader):
             loop.dataloader_iterator = SkippedBatches(
                 skip, loop.dataloader_iterator
             )
         return loop
+
+    @staticmethod
+    def _train_loop_type(loop: dict) -> Optional[type]:
+        """Return the type of a training loop, if it is one of mmengine's.
+
+        None is also returned for what mmengine refuses.
+        """
+        if not isinstance(loop, dict) or ('type' in loop) == (
+            'by_epoch' in loop
+        ):
+            return None
+        if 'type' not in loop:
+            by_epoch = loop['by_epoch']
+            return EpochBasedTrainLoop if by_epoch else IterBasedTrainLoop
+        kind = loop['type']
+        kind = LOOPS.get(kind) if isinstance(kind, str) else kind
+        known = (EpochBasedTrainLoop, IterBasedTrainLoop)
+        if isinstance(kind, type) and issubclass(kind, known):
+            return kind
+        return None
 
     @staticmethod
     def build_dataloader(
@@ -248,12 +302,17 @@ class CheckedRunner(Runner):
         """
         if isinstance(dataloader, DataLoader):
             return Runner.build_dataloader(dataloader)
-        dataloader = shield_workers(dataloader, seed)
+        dataloader = shield_workers(dict(dataloader), seed)
+        start = dataloader.pop(_START, None)
         with loading_errors(dataloader):
             loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        # Built by torch's own class, so that all its attributes are right.
+        loader.__class__ = RunDataLoader
         settings = settings_of(dataloader)
-        check_not_empty(loader.dataset, settings)
-        seed_batches(loader)
+        if isinstance(loader.dataset, Sized):
+            check_not_empty(loader.dataset, settings)
+        if start is not None:
+            make_resumable(loader, **start)
         name = f'data set {describe_dataset(settings)}'
         check_annotations(loader.dataset, name)
         check_samples(loader.dataset)
@@ -269,7 +328,10 @@ class CheckedRunner(Runner):
                 None.
         """
         if isinstance(optim_wrapper, dict):
-            kind = (optim_wrapper.get('optimizer') or {}).get('type')
+            optimizer = optim_wrapper.get('optimizer')
+            kind = None
+            if isinstance(optimizer, dict):
+                kind = optimizer.get('type')
             with OPTIMIZERS.switch_scope_and_registry(None) as registry:
                 known = not isinstance(kind, str) or registry.get(kind)
             if not known:
@@ -309,18 +371,41 @@ class CheckedRunner(Runner):
 
     def resume(self, filename: str, *args, **kwargs) -> None:
         """Resume from a checkpoint; arguments are those of the Runner."""
+        # Schedulers that are not built yet are built by mmengine.
+        built = isinstance(self.optim_wrapper, OptimWrapper)
+        schedule = Schedule(self) if built else None
         super().resume(filename, *args, **kwargs)
+        if schedule is not None:
+            self._choose_schedule(schedule)
         self.last_checkpoint = filename
         self.saved_position = (self.epoch, self.iter)
+
+    def _choose_schedule(self, schedule: Schedule) -> None:
+        """Follow the checkpoint's schedule, or the config's on request."""
+        differences = schedule.differences(self)
+        if not differences:
+            return
+        if self.cfg.get('extend_schedule'):
+            schedule.follow(self)
+            self.logger.info('The run follows the schedule of the config')
+            return
+        self.logger.warning(
+            'The run follows the schedule of its checkpoint, which is not '
+            f'that of the config: {list_some(differences)}. To follow the '
+            'one of the config as if it had been used from the start: '
+            '--cfg-options extend_schedule=True'
+        )
 
     def save_checkpoint(
         self,
         out_dir: str,
         filename: str,
-        *args,
+        file_client_args: Optional[dict] = None,
         save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
         meta: Optional[dict] = None,
-        **kwargs,
+        by_epoch: bool = True,
+        backend_args: Optional[dict] = None,
     ) -> None:
         """Save a checkpoint, visible under its name only when it is complete.
 
@@ -336,17 +421,21 @@ class CheckedRunner(Runner):
             super(CheckedRunner, self).save_checkpoint(
                 out_dir,
                 name,
-                *args,
+                file_client_args,
                 save_optimizer=save_optimizer,
+                save_param_scheduler=save_param_scheduler,
                 meta=meta,
-                **kwargs,
+                by_epoch=by_epoch,
+                backend_args=backend_args,
             )
 
         # Other places than folders, such as buckets, show complete files only.
-        if '://' not in out_dir and is_main_process():
-            remove_leftovers(out_dir, '.pth')
+        if is_main_process() and _is_folder(
+            out_dir, file_client_args, backend_args
+        ):
+            remove_leftovers(osp.dirname(path), '.pth')
             with atomic_write(path) as scratch:
-                save(scratch.name)
+                save(osp.join(osp.dirname(filename), scratch.name))
         else:
             save(filename)
         if save_optimizer:
@@ -391,6 +480,19 @@ class CheckedRunner(Runner):
                 'optimizer, and cannot be resumed; to start from its weights: '
                 f'--cfg-options load_from={self._source}'
             )
+
+
+def _is_folder(
+    out_dir: str,
+    file_client_args: Optional[dict],
+    backend_args: Optional[dict],
+) -> bool:
+    """Tell whether mmengine would write to a folder of this machine."""
+    if file_client_args is not None:
+        backend = FileClient.infer_client(file_client_args, out_dir).client
+        return isinstance(backend, (HardDiskBackend, LocalBackend))
+    backend = get_file_backend(out_dir, backend_args=backend_args)
+    return isinstance(backend, LocalBackend)
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -3,7 +3,7 @@
 import inspect
 import traceback
 from contextlib import contextmanager
-from typing import Callable, Iterator, Optional, Set, Union
+from typing import Callable, Iterator, Optional, Set, Tuple, Union
 
 from mmengine.config import Config
 from mmengine.registry import Registry, build_from_cfg
@@ -97,7 +97,9 @@ def describe_unregistered(kind: str, registry: Registry, setting: str) -> str:
     return (
         f'{setting}={kind!r} is not in the registry {registry.scope}::'
         f'{registry.name}{suggest(kind, known)}. The module that registers '
-        'a type of your own must be in custom_imports of the config file'
+        'a type of your own must be in custom_imports of the config file; a '
+        'config that sets custom_imports.imports replaces the list that it '
+        'inherits'
     )
 
 
@@ -203,7 +205,7 @@ def _locate(settings: dict, cfg: Union[Config, dict], key: str) -> str:
         config has no such settings.
     """
     equal, alike, others = [], [], []
-    for where, node in _walk(cfg):
+    for where, node in walk(cfg):
         if key in node and node[key] == settings[key]:
             others.append(f'{where}.{key}')
         if key in node and node.get('type') == settings['type']:
@@ -214,13 +216,21 @@ def _locate(settings: dict, cfg: Union[Config, dict], key: str) -> str:
     return list_some(equal or alike or others, 3) or key
 
 
-def _walk(node: object, where: str = '') -> Iterator[tuple]:
-    """Yield all dicts of a config, each with its path."""
+def walk(node: object, where: str = '') -> Iterator[Tuple[str, dict]]:
+    """Yield all dicts of a config, each with its path.
+
+    Args:
+        node (object): The config, or a setting of it.
+        where (str): Path of the setting. Default: ``''``.
+
+    Yields:
+        tuple[str, dict]: Path and dict, without the config itself.
+    """
     if isinstance(node, (Config, dict)):
         if where:
             yield where, node
         for key, value in node.items():
-            yield from _walk(value, f'{where}.{key}' if where else str(key))
+            yield from walk(value, f'{where}.{key}' if where else str(key))
     elif isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
-            yield from _walk(value, f'{where}.{index}')
+            yield from walk(value, f'{where}.{index}')

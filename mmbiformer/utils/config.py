@@ -1,5 +1,6 @@
 """From a command line to the config of a run."""
 
+import inspect
 import logging
 import os
 import os.path as osp
@@ -14,18 +15,49 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
 from mmengine.hub import get_config
 from mmengine.logging import print_log
-from mmengine.model import PretrainedInit, revert_sync_batchnorm
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 from torch import nn
 
-from .building import config_errors
+from .building import config_errors, walk
 from .datasets import leaf_settings
 from .errors import ConfigError, MissingFileError
 from .files import check_checkpoint, check_writable, is_local
+from .text import list_some, suggest
+
+# Settings of paramwise_cfg for which mmengine asks for a weight decay.
+_DECAY_SCALES = {'bias_decay_mult', 'dwconv_decay_mult', 'norm_decay_mult'}
+
+# The metrics of mmseg that take output_dir and keep_results.
+_WRITES_LABEL_MAPS = ('IoUMetric', 'CityscapesMetric')
 
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation'}
 """dict[str, str]: The task behind each ``default_scope`` that is allowed."""
+
+
+READ_KEYS = {
+    *inspect.signature(Runner).parameters,
+    # Of mmengine's runners.
+    'activation_checkpointing',
+    'compile',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'runner_type',
+    'strategy',
+    # Of its config files.
+    'custom_imports',
+    'env_cfg',
+    # Of the frameworks' tools and hooks, and of ours.
+    'data_preparation',
+    'extend_schedule',
+    'gpu_ids',
+    'tta_model',
+    'tta_pipeline',
+} - {'cfg'}
+"""set[str]: Keys of a config that something reads after it is loaded."""
 
 
 @contextmanager
@@ -83,18 +115,95 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
             f'{reason})'
         ) from error
     _import_custom_modules(cfg)
-    kind = cfg.get('model', {}).get('type')
-    if isinstance(kind, type) and cfg.get('default_scope') is None:
-        # Pure-python configs name classes, and may do without a scope.
-        cfg.default_scope = kind.__module__.partition('.')[0]
+    before = {key: deepcopy(cfg.get(key)) for key in cfg_options or {}}
     try:
         cfg.merge_from_dict(cfg_options or {})
     except (KeyError, TypeError) as error:
         raise ConfigError(
             f'--cfg-options do not fit config={path!r}: {error}'
         ) from error
+    for key, value in before.items():
+        _check_override(cfg, key, value)
+    if cfg.get('default_scope') is None:
+        cfg.default_scope = _scope_of_type(
+            (cfg.get('model') or {}).get('type')
+        )
     task_of(cfg)
     return cfg
+
+
+def _check_override(cfg: Config, key: str, before: object) -> None:
+    """Check that something reads what an override sets.
+
+    A key of the runner, or of a nested setting, is read or refused where it
+    is. What is left are variables of the config file, which were read when
+    other settings were computed from them, and keys that are not there.
+
+    Args:
+        cfg (Config): The config with the override.
+        key (str): The key.
+        before (object): The value without the override; None if there was
+            none.
+
+    Raises:
+        ConfigError: If the settings that were computed from a variable have
+            its former value, or a key that is not there is similar to one
+            that is read.
+    """
+    if '.' in key or key in READ_KEYS:
+        return
+    value = f'--cfg-options {key}={cfg[key]!r}'
+    if before is None:
+        similar = suggest(key, READ_KEYS)
+        if similar:
+            raise ConfigError(f'{value}: nothing reads {key!r}{similar}')
+        print_log(
+            f'{value}: the config has no {key!r}, and neither the runner nor '
+            'the frameworks read it',
+            'current',
+            logging.WARNING,
+        )
+    elif before != cfg[key]:
+        places = [
+            f'{where}.{key}'
+            for where, node in walk(cfg)
+            if key in node and node[key] == before
+        ]
+        if places:
+            raise ConfigError(
+                f'{value} changes nothing: {key!r} is a variable of the '
+                'config file, and what was computed from it keeps its value, '
+                f'{before!r}. Set {list_some(places, 4)}'
+            )
+
+
+def _scope_of_type(kind: object) -> Optional[str]:
+    """Return the framework of a model's type, if it has one.
+
+    Pure Python configs name classes, and need no ``default_scope``.
+    """
+    if isinstance(kind, str):
+        scope = kind.partition('.')[0]
+        return scope if scope in TASKS else None
+    for base in getattr(kind, '__mro__', ()):
+        scope = base.__module__.partition('.')[0]
+        if scope in TASKS:
+            return scope
+    return None
+
+
+def type_name(kind: object) -> str:
+    """Return the name of the class that a ``type`` in a config stands for.
+
+    Args:
+        kind (object): A name, perhaps with a scope such as ``'mmdet.'``, or,
+            in pure Python configs, the class.
+
+    Returns:
+        str: The name without scope and modules.
+    """
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    return name.rpartition('.')[2]
 
 
 def _import_custom_modules(cfg: Config) -> None:
@@ -207,7 +316,7 @@ def check_pretrained(cfg: Config) -> None:
 
     def check(node: object, where: str) -> None:
         if isinstance(node, dict):
-            if node.get('type') in ('Pretrained', PretrainedInit):
+            if type_name(node.get('type')) in ('Pretrained', 'PretrainedInit'):
                 path = node.get('checkpoint')
                 if is_local(path) and not osp.isfile(osp.expanduser(path)):
                     raise MissingFileError(
@@ -224,6 +333,35 @@ def check_pretrained(cfg: Config) -> None:
                 check(value, f'{where}.{index}')
 
     check(cfg.model, 'model')
+
+
+def check_weight_decay(cfg: Config) -> None:
+    """Check that an optimizer has the weight decay that is to be scaled.
+
+    Args:
+        cfg (Config): Config of a run.
+
+    Raises:
+        ConfigError: If ``paramwise_cfg`` scales the weight decay, and the
+            optimizer has none; mmengine would fail without naming either.
+    """
+    wrapper = cfg.get('optim_wrapper') or {}
+    optimizer = wrapper.get('optimizer')
+    if not isinstance(optimizer, dict) or 'constructor' in wrapper:
+        return
+    paramwise = wrapper.get('paramwise_cfg') or {}
+    scales = sorted(paramwise.keys() & _DECAY_SCALES)
+    scales += [
+        f'custom_keys.{name}.decay_mult'
+        for name, settings in paramwise.get('custom_keys', {}).items()
+        if 'decay_mult' in settings
+    ]
+    if scales and optimizer.get('weight_decay') is None:
+        raise ConfigError(
+            f'optim_wrapper.paramwise_cfg.{scales[0]} scales the weight '
+            'decay, and optim_wrapper.optimizer sets none: set '
+            'optim_wrapper.optimizer.weight_decay (0 for none)'
+        )
 
 
 def enable_amp(cfg: Config) -> None:
@@ -327,12 +465,12 @@ def keep_predictions(cfg: Config, out: str) -> None:
         OutputError: If the folder cannot be created.
     """
     if task_of(cfg) == 'segmentation':
+        metric = _writing_metric(cfg)
         check_writable(Path(out), '--out')
         # mmseg creates it in the first process only, which another one that
         # already writes to it may be ahead of.
         Path(out).mkdir(parents=True, exist_ok=True)
-        cfg.test_evaluator.output_dir = out
-        cfg.test_evaluator.keep_results = True
+        metric.update(output_dir=out, keep_results=True)
         return
     if not out.endswith(('.pkl', '.pickle')):
         raise ConfigError(
@@ -340,12 +478,36 @@ def keep_predictions(cfg: Config, out: str) -> None:
             f'got --out={out!r}'
         )
     dump = dict(type='DumpDetResults', out_file_path=out)
-    cfg.test_evaluator = [*_as_list(cfg.test_evaluator), dump]
+    metrics = [*_as_list(cfg.test_evaluator), dump]
+    if (
+        isinstance(cfg.test_evaluator, dict)
+        and 'metrics' in cfg.test_evaluator
+    ):
+        cfg.test_evaluator.metrics = metrics
+    else:
+        cfg.test_evaluator = metrics
+
+
+def _writing_metric(cfg: Config) -> ConfigDict:
+    """Return the settings of the metric that writes label maps."""
+    metrics = _as_list(cfg.test_evaluator)
+    for metric in metrics:
+        known = type_name(metric.get('type')) in _WRITES_LABEL_MAPS
+        if known or len(metrics) == 1:
+            return metric
+    raise ConfigError(
+        '--out needs a metric in test_evaluator that writes label maps: '
+        f'{" or ".join(_WRITES_LABEL_MAPS)}'
+    )
 
 
 def _as_list(evaluators: object) -> list:
-    """Return the evaluators of a config, which may be one or several."""
-    return evaluators if isinstance(evaluators, list) else [evaluators]
+    """Return the metrics of a config, which has them in one of three forms."""
+    if isinstance(evaluators, dict) and 'metrics' in evaluators:
+        evaluators = evaluators['metrics']
+    if isinstance(evaluators, (list, tuple)):
+        return list(evaluators)
+    return [evaluators]
 
 
 def enable_tta(cfg: Config) -> None:

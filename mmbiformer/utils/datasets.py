@@ -2,6 +2,7 @@
 
 from typing import Iterator
 
+from mmengine.runner.runner import _SlicedDataset
 from torch.utils.data import Dataset
 
 
@@ -15,6 +16,10 @@ def leaf_datasets(dataset: Dataset) -> Iterator[Dataset]:
         Dataset: Each one inside of its wrappers, or ``dataset`` itself if it
         wraps none.
     """
+    # What num_batch_per_epoch wraps a data set in passes reads of attributes
+    # on, but not writes.
+    if isinstance(dataset, _SlicedDataset):
+        dataset = dataset._dataset
     inner = getattr(dataset, 'datasets', [getattr(dataset, 'dataset', None)])
     for one in inner:
         if one is None:
@@ -31,8 +36,11 @@ def leaf_settings(settings: dict) -> Iterator[dict]:
 
     Yields:
         dict: Those of each one inside of its wrappers, or ``settings`` itself
-        if it wraps none. They are not copies.
+        if it wraps none. They are not copies. Data sets that are built
+        already have none.
     """
+    if not isinstance(settings, dict):
+        return
     inner = settings.get('datasets', settings.get('dataset'))
     if inner is None:
         yield settings

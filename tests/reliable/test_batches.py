@@ -5,12 +5,12 @@ import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.runner import Runner
-from torch.utils.data import Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from mmbiformer.reliable.batches import (
     ResumableBatchSampler,
+    RunDataLoader,
     make_resumable,
-    seed_batches,
     seed_generators,
     shield_workers,
 )
@@ -26,6 +26,12 @@ class Draws(Dataset):
         return index, random.random(), np.random.rand(), float(torch.rand(()))
 
 
+def build(config):
+    loader = Runner.build_dataloader(config, seed=5)
+    loader.__class__ = RunDataLoader
+    return loader
+
+
 def batches(
     count, workers, sampler, skip=0, epoch=0, persistent=False, seed=5,
     **settings,
@@ -39,10 +45,8 @@ def batches(
         sampler=dict(type=sampler),
         **settings,
     )
-    loader = Runner.build_dataloader(
-        make_resumable(config, seed=seed, epoch=epoch, skip=skip), seed=5
-    )
-    seed_batches(loader)
+    loader = build(config)
+    make_resumable(loader, seed, epoch, skip)
     found = []
     while len(found) < count:
         found += [batch for batch, _ in zip(loader, range(count))]  # noqa: B905
@@ -93,22 +97,66 @@ def test_seeds_and_processes_draw_their_own(monkeypatch):
     assert len(set(numbers)) == len(numbers)
 
 
-def test_an_incomplete_batch_can_be_dropped():
+@pytest.mark.parametrize(('drop_last', 'count'), [(True, 3), (False, 4)])
+def test_an_incomplete_batch_can_be_dropped(drop_last, count):
     """Ten images in batches of three."""
-    loader = make_resumable(dict(drop_last=True), seed=0)
-    assert 'drop_last' not in loader
-    for drop_last, count in ((True, 3), (False, 4)):
-        batch_sampler = ResumableBatchSampler(
-            DefaultSampler(Draws()), 3, seed=0, drop_last=drop_last
-        )
-        assert len(batch_sampler) == len(list(batch_sampler)) == count
-    assert loader['batch_sampler']['drop_last']
+    found = batches(count, 0, DefaultSampler, drop_last=drop_last)
+    assert (len(found[-1][0]) == 3) == drop_last
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        dict(batch_size=3, drop_last=True),
+        dict(batch_size=3, batch_sampler=dict(type=BatchSampler,
+                                              drop_last=True)),
+        dict(batch_size=3, num_workers=1, persistent_workers=True,
+             prefetch_factor=3, pin_memory=False, timeout=9),
+        dict(batch_size=3, num_batch_per_epoch=2),
+        dict(),
+    ],
+)  # fmt: skip
+def test_hooks_see_a_dataloader_as_torch_built_it(config):
+    config = dict(dataset=Draws(), sampler=dict(type=DefaultSampler), **config)
+    theirs = Runner.build_dataloader(config, seed=5)
+    ours = build(config)
+    before = dict(vars(ours))
+    make_resumable(ours, seed=5)
+    assert isinstance(ours, DataLoader)
+    assert len(ours) == len(theirs)
+    for name, value in vars(theirs).items():
+        if isinstance(value, (int, float, str, type(None))):
+            assert getattr(ours, name) == value, name
+        else:
+            assert getattr(ours, name) is before[name], name
+    assert type(ours.sampler) is type(theirs.sampler)
+    assert type(ours.batch_sampler) is BatchSampler
+    assert type(ours.dataset) is type(theirs.dataset)
+
+
+def test_data_without_an_order_stay_as_they_are():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(range(3))
+
+    stream = build(dict(dataset=Stream(), sampler=None, batch_size=2))
+    single = build(
+        dict(dataset=Draws(), sampler=dict(type=DefaultSampler),
+             batch_size=None)
+    )  # fmt: skip
+    for loader in (stream, single):
+        make_resumable(loader, seed=0, skip=1)
+        assert loader.resumable is None
+    assert list(stream) == [[0, 1], [2]]
+    assert len(list(single)) == 10
 
 
 def test_each_epoch_has_its_own_order():
     """Also where mmengine does not count epochs, in training by iteration."""
     sampler = DefaultSampler(Draws(), seed=0)
-    batch_sampler = ResumableBatchSampler(sampler, 10, seed=0)
+    batch_sampler = ResumableBatchSampler(
+        BatchSampler(sampler, 10, False), seed=0
+    )
     orders = [tuple(batch) for _ in range(3) for batch in batch_sampler]
     assert len(set(orders)) == 3
 

@@ -1,21 +1,26 @@
 """What stops a run, and what is on disk then."""
 
+import multiprocessing
 import os
 import re
 import resource
 import signal
 import subprocess
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from toy import ToyDataset, toy_runner
 
 import mmbiformer  # noqa: F401 (teaches torch what mmengine saves)
-from mmbiformer.reliable.hooks import LabelCheck
+from mmbiformer.reliable.batches import RunDataLoader, shield_workers
+from mmbiformer.reliable.hooks import SIGNALS, Interruption, LabelCheck
 from mmbiformer.utils.errors import (
     DataError,
     NonFiniteError,
@@ -264,6 +269,81 @@ class TestInterruption:
         with pytest.raises(TrainingInterrupted, match='without saving'):
             runner.train()
         assert names(tmp_path) == []
+
+
+def signal_state():
+    """The signals of this process: their handlers, and what is blocked."""
+    handlers = [signal.getsignal(signum) for signum in SIGNALS]
+    return handlers, signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+class TestChildren:
+    """Processes that are forked during a run are as without one."""
+
+    @pytest.mark.parametrize('in_a_thread', [False, True])
+    def test_they_have_the_handlers_from_before(self, in_a_thread):
+        queue = multiprocessing.get_context('fork').SimpleQueue()
+        before = signal_state()
+
+        def fork():
+            child = os.fork()
+            if not child:
+                queue.put(signal_state() == before)
+                os._exit(0)
+            os.waitpid(child, 0)
+
+        with Interruption(), Interruption():
+            ours = signal_state()
+            if in_a_thread:
+                thread = threading.Thread(target=fork)
+                thread.start()
+                thread.join()
+            else:
+                fork()
+            assert queue.get()
+            assert signal_state() == ours != before
+        assert signal_state() == before
+
+    def test_sigterm_ends_those_of_a_validation(self, tmp_path):
+        """A pool sends it to its workers, and waits for their end."""
+        runner = toy_runner(tmp_path)
+        ended = []
+
+        def evaluate():
+            process = multiprocessing.get_context('fork').Process(
+                target=time.sleep, args=(60,)
+            )
+            process.start()
+            process.terminate()
+            process.join(20)
+            ended.append(process.exitcode)
+            process.kill()
+
+        runner.register_hook(At(4, evaluate, 'val'))
+        runner.train()
+        assert set(ended) == {-signal.SIGTERM}
+
+    def test_ctrl_c_does_not_reach_workers_that_start(self):
+        """They have the process group of the terminal for a moment."""
+        config = dict(
+            dataset=[1, 2],
+            sampler=dict(type='DefaultSampler'),
+            num_workers=2,
+            persistent_workers=True,
+        )
+        loader = Runner.build_dataloader(shield_workers(config, 0), seed=0)
+        loader.__class__ = RunDataLoader
+        multiprocessing.util.register_after_fork(
+            loader, lambda _: os.kill(os.getpid(), signal.SIGINT)
+        )
+        with Interruption():
+            assert sorted(int(batch[0]) for batch in loader) == [1, 2]
+        # Once they have started, it reaches those who send it to them.
+        worker = loader._iterator._workers[0]
+        assert worker.is_alive()
+        os.kill(worker.pid, signal.SIGINT)
+        worker.join(30)
+        assert not worker.is_alive()
 
 
 def test_a_run_without_a_seed_goes_on_with_its_own(tmp_path):

@@ -4,6 +4,7 @@ import subprocess
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from toy import toy_runner
 
 from mmbiformer.reliable.resume import (
@@ -143,3 +144,58 @@ class TestWorkDir:
         self.check(tmp_path, training=False)
         self.check(tmp_path, resume=True)
         self.check(tmp_path, resume=True, load_from=str(last))
+
+
+class TestSchedule:
+    """A longer schedule in the config of a run that is resumed."""
+
+    def options(self, epochs):
+        return dict(
+            param_scheduler=[
+                dict(type='LinearLR', start_factor=0.5, by_epoch=False, end=3),
+                dict(type='CosineAnnealingLR', T_max=epochs, begin=0),
+            ],
+            train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        )
+
+    def rates(self, work_dir, epochs, **options):
+        """The learning rate of each iteration."""
+        runner = toy_runner(work_dir, **self.options(epochs), **options)
+        seen = []
+
+        class Watch(Hook):
+            def before_train_iter(self, runner, *_, **__):
+                seen.append(runner.optim_wrapper.get_lr()['lr'][0])
+
+        runner.register_hook(Watch())
+        runner.train()
+        return seen
+
+    @pytest.fixture
+    def work_dir(self, tmp_path):
+        self.rates(tmp_path / 'run', 2)
+        return tmp_path / 'run'
+
+    def test_that_of_the_checkpoint_is_followed_and_both_are_named(
+        self, work_dir
+    ):
+        rates = self.rates(work_dir, 4, resume=True)
+        # It ends after its second epoch, at half of the rate.
+        assert rates == pytest.approx([0.05] * 8)
+        log = max(work_dir.glob('*/*.log')).read_text()
+        assert 'CosineAnnealingLR.T_max=2 (4 in the config)' in log
+        assert 'extend_schedule=True' in log
+
+    def test_that_of_the_config_is_followed_on_request(
+        self, tmp_path, work_dir
+    ):
+        whole = self.rates(tmp_path / 'whole', 4)
+        rates = self.rates(work_dir, 4, resume=True, extend_schedule=True)
+        assert rates == pytest.approx(whole[8:])
+        assert min(rates) > 0
+
+    def test_the_same_one_is_not_mentioned(self, tmp_path):
+        for resume in (False, True):
+            self.rates(tmp_path, 2, resume=resume)
+        logs = [path.read_text() for path in tmp_path.glob('*/*.log')]
+        assert 'follows the schedule' not in ''.join(logs)

@@ -90,6 +90,53 @@ default_hooks = dict(
 """
 
 
+# Where the types of the config are, for a config in pure Python.
+MODULES = {
+    'mmbiformer.models.biformer': ['BiFormer'],
+    'mmcv.transforms': ['LoadImageFromFile'],
+    'mmengine.dataset': ['DefaultSampler', 'InfiniteSampler'],
+    'mmengine.hooks': ['CheckpointHook', 'LoggerHook'],
+    'mmengine.runner': ['IterBasedTrainLoop', 'TestLoop', 'ValLoop'],
+    'mmseg.datasets': ['BaseSegDataset', 'LoadAnnotations', 'PackSegInputs'],
+    'mmseg.engine.hooks': ['SegVisualizationHook'],
+    'mmseg.evaluation': ['IoUMetric'],
+    'mmseg.models': [
+        'CrossEntropyLoss', 'EncoderDecoder', 'FPN', 'FPNHead',
+        'SegDataPreProcessor', 'SegTTAModel',
+    ],
+    'mmseg.visualization': ['SegLocalVisualizer'],
+    'torch.optim': ['SGD'],
+}  # fmt: skip
+
+OF_THE_RUNTIME = """
+default_scope = None
+visualizer = dict(type='SegLocalVisualizer', name='visualizer')
+default_hooks.update(visualization=dict(type='SegVisualizationHook'))
+tta_model = dict(type='SegTTAModel')
+"""
+
+
+def write_pure_python(folder):
+    """Write the same config in pure Python, whose types are classes.
+
+    Args:
+        folder (Path): Where :func:`write` has written.
+
+    Returns:
+        Path: The config.
+    """
+    _, _, *lines = (folder / 'tiny.py').read_text().splitlines()[1:]
+    text = '\n'.join(lines) + OF_THE_RUNTIME
+    imports = ''
+    for module, names in MODULES.items():
+        imports += f'from {module} import {", ".join(names)}\n'
+        for name in names:
+            text = text.replace(f"type='{name}'", f'type={name}')
+    config = folder / 'pure_python.py'
+    config.write_text(imports + text)
+    return config
+
+
 def write(folder, images=IMAGES):
     """Write the data set and the config; return the path of the config.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+import tiny_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -147,3 +148,29 @@ def test_a_label_outside_the_classes_is_named(
     last = result.stderr.strip().splitlines()[-1]
     assert f'{wrong} holds the label values [42]' in last
     assert '11 classes are 0 to 10' in last
+
+
+@pytest.mark.slow
+def test_configs_in_pure_python(tmp_path, run_tool):
+    """Their types are classes; each tool takes them."""
+    tiny_run.write(tmp_path)
+    config = tiny_run.write_pure_python(tmp_path)
+    work_dir = tmp_path / 'run'
+    checkpoint = work_dir / 'iter_6.pth'
+    image = tmp_path / 'val/images/0.png'
+    run_tool('train.py', config, '--work-dir', work_dir)
+    maps = tmp_path / 'maps'
+    run_tool(
+        'test.py', config, checkpoint, '--out', maps, '--show-dir',
+        tmp_path / 'shown', '--work-dir', tmp_path / 'tested',
+    )  # fmt: skip
+    assert len(list(maps.iterdir())) == tiny_run.IMAGES['val']
+    # Of the config that the runner has written, too.
+    for path in (config, work_dir / config.name):
+        run_tool(
+            'infer.py', image, path, checkpoint, '--out-dir',
+            tmp_path / 'inferred', '--force',
+        )  # fmt: skip
+    run_tool('misc/print_config.py', config)
+    run_tool('misc/check_dataset.py', config)
+    run_tool('analysis_tools/get_flops.py', config)

@@ -19,7 +19,6 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
-from mmengine.model import PretrainedInit
 from torch import nn
 
 from mmbiformer.inference.inferencer import check_device, load_weights, predict
@@ -132,10 +131,7 @@ def warn_of_weights(cfg: Config) -> None:
     """Warn which weights are visualized without a checkpoint."""
     init_cfg = cfg.model.get('backbone', {}).get('init_cfg') or {}
     weights = 'all weights are random'
-    if isinstance(init_cfg, dict) and init_cfg.get('type') in (
-        'Pretrained',
-        PretrainedInit,
-    ):
+    if isinstance(init_cfg, dict) and 'checkpoint' in init_cfg:
         weights = (
             f'the weights of the backbone are those of its init_cfg, '
             f'{init_cfg.checkpoint}, all others are random'
