@@ -1,6 +1,12 @@
-"""The backbone and its attention layers."""
+"""The backbone, its attention layers, and a loss."""
 
 from .attention import BiLevelRoutingAttention, GlobalAttention
 from .biformer import BiFormer
+from .losses import WeightedCrossEntropyLoss
 
-__all__ = ['BiFormer', 'BiLevelRoutingAttention', 'GlobalAttention']
+__all__ = [
+    'BiFormer',
+    'BiLevelRoutingAttention',
+    'GlobalAttention',
+    'WeightedCrossEntropyLoss',
+]
