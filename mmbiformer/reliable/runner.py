@@ -33,10 +33,10 @@ from mmbiformer.checkpoints.plain_data import to_plain
 from mmbiformer.checkpoints.strict import strict_loading
 from mmbiformer.checkpoints.weights import load_all_weights, state_dict_of
 from mmbiformer.datacheck.checked_pipeline import check_samples
-from mmbiformer.datacheck.checks import check_annotations
+from mmbiformer.datacheck.evaluators import check_evaluator
 from mmbiformer.datacheck.loading import (
+    check_leaves,
     check_not_empty,
-    describe_dataset,
     loading_errors,
     settings_of,
 )
@@ -233,6 +233,32 @@ class CheckedRunner(Runner):
             )
         return loop
 
+    def build_val_loop(self, loop: Union[BaseLoop, dict]) -> BaseLoop:
+        """Build the validation loop; its metrics must fit its data set.
+
+        Args:
+            loop (BaseLoop | dict): As in mmengine's Runner.
+
+        Returns:
+            BaseLoop: The loop.
+        """
+        loop = super().build_val_loop(loop)
+        check_evaluator(loop, self.cfg.get('val_evaluator'), 'val_evaluator')
+        return loop
+
+    def build_test_loop(self, loop: Union[BaseLoop, dict]) -> BaseLoop:
+        """Build the test loop; its metrics must fit its data set.
+
+        Args:
+            loop (BaseLoop | dict): As in mmengine's Runner.
+
+        Returns:
+            BaseLoop: The loop.
+        """
+        loop = super().build_test_loop(loop)
+        check_evaluator(loop, self.cfg.get('test_evaluator'), 'test_evaluator')
+        return loop
+
     @staticmethod
     def build_dataloader(
         dataloader: Union[DataLoader, dict],
@@ -254,8 +280,7 @@ class CheckedRunner(Runner):
         settings = settings_of(dataloader)
         check_not_empty(loader.dataset, settings)
         seed_batches(loader)
-        name = f'data set {describe_dataset(settings)}'
-        check_annotations(loader.dataset, name)
+        check_leaves(loader.dataset, settings)
         check_samples(loader.dataset)
         return loader
 
