@@ -50,6 +50,7 @@ from mmbiformer.utils.errors import (
 from mmbiformer.utils.files import atomic_write, remove_leftovers
 
 from .batches import make_resumable, seed_batches, shield_workers
+from .features import check_features
 from .hooks import (
     Interruption,
     InvalidLossCheck,
@@ -283,6 +284,22 @@ class CheckedRunner(Runner):
         check_leaves(loader.dataset, settings)
         check_samples(loader.dataset)
         return loader
+
+    def build_model(self, model: Union[nn.Module, dict]) -> nn.Module:
+        """Build the model; its parts must fit one another.
+
+        Args:
+            model (nn.Module | dict): As in mmengine's Runner.
+
+        Returns:
+            nn.Module: The model.
+
+        Raises:
+            ConfigError: If neck or heads do not take the maps of the backbone.
+        """
+        model = super().build_model(model)
+        check_features(model)
+        return model
 
     def build_optim_wrapper(
         self, optim_wrapper: Union[Optimizer, OptimWrapper, dict]

@@ -14,6 +14,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mmbiformer.models.swap import render_config, swap_backbone
+from mmbiformer.reliable.features import check_features
 from mmbiformer.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -262,6 +263,7 @@ def test_loss_and_predictions(kind, name, table):
         images.size = (SIDE, SIDE)
     init_default_scope(cfg.default_scope)
     model = revert_sync_batchnorm(MODELS.build(merged.model))
+    check_features(model)
     model.init_weights()
     inputs = make_inputs(cfg)
     model.train()
