@@ -112,7 +112,7 @@ def check_classes(cfg: Config, dataloaders: Sequence[str]) -> None:
             named = list(
                 _dataset_classes(cfg[loader].dataset, loader, registry)
             )
-        for where, metainfo in named:
+        for where, metainfo, kind in named:
             classes = metainfo['classes']
             if isinstance(classes, str):
                 raise ConfigError(
@@ -120,8 +120,24 @@ def check_classes(cfg: Config, dataloaders: Sequence[str]) -> None:
                     f'with a name in each line, got {classes!r}; one class '
                     f'is written ({classes!r},)'
                 )
+            _check_subset(kind, where, classes)
             if not has_text:
                 _check_heads(cfg.model, where, metainfo)
+
+
+def _check_subset(kind: object, where: str, classes: Sequence[str]) -> None:
+    """Check that classes are among those of a type of mmseg, if it has any."""
+    known = getattr(kind, 'METAINFO', {}).get('classes')
+    if known is None or not hasattr(kind, 'get_label_map'):
+        return
+    unknown = [one for one in classes if one not in known]
+    if unknown:
+        listed = list_some(list(map(repr, unknown)))
+        raise ConfigError(
+            f'{where} has the names {listed}{suggest(unknown[0], known)}, '
+            f'which are no classes of {kind.__name__}; classes of your own '
+            'need the type BaseSegDataset'
+        )
 
 
 def _check_heads(model: dict, where: str, metainfo: dict) -> None:
@@ -190,8 +206,8 @@ def _heads(node: object, where: str) -> Iterator[Tuple[str, dict]]:
 
 def _dataset_classes(
     dataset: dict, loader: str, registry: Registry
-) -> Iterator[Tuple[str, dict]]:
-    """Yield the setting that defines the classes, and the meta information.
+) -> Iterator[Tuple[str, dict, object]]:
+    """Yield what defines the classes, the meta information, and the type.
 
     As in mmengine, a file stands for its lines.
     """
@@ -208,7 +224,7 @@ def _dataset_classes(
                 with suppress(FileNotFoundError, TypeError):
                     metainfo[key] = list_from_file(metainfo[key])
         if metainfo.get('classes') is not None:
-            yield where, metainfo
+            yield where, metainfo, kind
 
 
 def check_annotations(dataset: Dataset, name: str, images: int = 100) -> None:

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from mmbiformer.utils.errors import ConfigError
 
-# Side of the image that is tried, in pixels.
-_SIDE = 128
+# Sides of the images that are tried, in pixels: the second only if something
+# fails on the first, which may be too small for it.
+_SIDES = (128, 512)
 
 
-@torch.no_grad()
 def check_features(model: nn.Module) -> None:
     """Try backbone, neck and heads on a small empty image.
 
@@ -29,28 +29,43 @@ def check_features(model: nn.Module) -> None:
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, nn.Module):
         return
-    first = next(
-        (one for one in backbone.modules() if isinstance(one, nn.Conv2d)), None
-    )
-    image = torch.zeros(1, first.in_channels if first else 3, _SIDE, _SIDE)
-    with _evaluating(model), torch.random.fork_rng(devices=[]):
-        maps = _try(backbone, image)
-        source = 'the backbone'
-        for name, neck in _parts(model, 'neck'):
-            if not _are_maps(maps):
+    convs = [one for one in backbone.modules() if isinstance(one, nn.Conv2d)]
+    channels = convs[0].in_channels if convs else 3
+    problem = None
+    with (
+        torch.no_grad(),
+        _evaluating(model),
+        torch.random.fork_rng(devices=[]),
+    ):
+        for side in _SIDES:
+            image = torch.zeros(1, channels, side, side)
+            problem = _find_problem(model, _try(backbone, image))
+            if problem is None:
                 return
-            results = _try(neck, maps)
-            if results is None:
-                _compare(name, neck, maps, source)
-            maps, source = results, name
+    raise ConfigError(problem)
+
+
+def _find_problem(model: nn.Module, maps: object) -> Optional[str]:
+    """Say which part does not take the maps of the backbone, if any."""
+    source = 'the backbone'
+    for name, neck in _parts(model, 'neck'):
         if not _are_maps(maps):
-            return
-        for key in ('rpn_head', 'bbox_head', 'decode_head', 'auxiliary_head'):
-            heads = list(_parts(model, key))
-            # Later decode heads of a cascade get predictions, too.
-            for name, head in heads[: 1 if key == 'decode_head' else None]:
-                if _try(head, maps) is None:
-                    _compare(name, head, maps, source)
+            return None
+        results = _try(neck, maps)
+        if results is None:
+            return _compare(name, neck, maps, source)
+        maps, source = results, name
+    if not _are_maps(maps):
+        return None
+    for key in ('rpn_head', 'bbox_head', 'decode_head', 'auxiliary_head'):
+        heads = list(_parts(model, key))
+        # Later decode heads of a cascade get predictions, too.
+        for name, head in heads[: 1 if key == 'decode_head' else None]:
+            if _try(head, maps) is None:
+                problem = _compare(name, head, maps, source)
+                if problem is not None:
+                    return problem
+    return None
 
 
 @contextmanager
@@ -92,14 +107,17 @@ def _parts(model: nn.Module, key: str) -> Iterator[Tuple[str, nn.Module]]:
 
 def _compare(
     name: str, part: nn.Module, maps: Sequence[Tensor], source: str
-) -> None:
-    """Refuse a part that failed, if it declares other channels.
+) -> Optional[str]:
+    """Say what is wrong with a part that failed, if it declares other maps.
 
     Args:
         name (str): Place of the part in the config.
         part (nn.Module): The part.
         maps (Sequence[Tensor]): The maps of features.
         source (str): What they are of.
+
+    Returns:
+        str, optional: The message.
     """
     wanted = getattr(part, 'in_channels', None)
     index = getattr(part, 'in_index', None)
@@ -108,7 +126,7 @@ def _compare(
     picked = index if isinstance(index, (list, tuple)) else [index]
     if all(isinstance(one, int) for one in picked):
         if not all(-len(maps) <= one < len(maps) for one in picked):
-            raise ConfigError(f'{name}.in_index={index}, but {given}')
+            return f'{name}.in_index={index}, but {given}'
         channels = [channels[one] for one in picked]
         wanted_of = f' for in_index={index}'
     else:
@@ -119,8 +137,7 @@ def _compare(
         # Some necks name them from the last map on.
         fits = sorted(wanted) == sorted(channels)
     else:
-        return
-    if not fits:
-        raise ConfigError(
-            f'{name}.in_channels={wanted}{wanted_of}, but {given}'
-        )
+        return None
+    if fits:
+        return None
+    return f'{name}.in_channels={wanted}{wanted_of}, but {given}'

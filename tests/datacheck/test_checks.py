@@ -100,6 +100,22 @@ def test_classes_in_a_file(tmp_path):
         check_classes(cfg, ['train_dataloader'])
 
 
+def test_names_that_a_type_of_mmseg_does_not_have():
+    cfg = make_config(metainfo=dict(classes=('road', 'sidewlak')))
+    cfg.default_scope = 'mmseg'
+    cfg.train_dataloader.dataset.type = 'CityscapesDataset'
+    cfg.model = dict(decode_head=dict(num_classes=2))
+    with pytest.raises(ConfigError) as error:
+        check_classes(cfg, ['train_dataloader'])
+    assert str(error.value).startswith(
+        'train_dataloader.dataset.metainfo.classes has the names '
+        "'sidewlak' (did you mean 'sidewalk'?), which are no classes of "
+        'CityscapesDataset'
+    )
+    cfg.train_dataloader.dataset.metainfo.classes = ('sidewalk', 'road')
+    check_classes(cfg, ['train_dataloader'])
+
+
 PANOPTIC = dict(num_things_classes=2, num_stuff_classes=1)
 
 
