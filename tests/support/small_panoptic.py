@@ -1,5 +1,7 @@
 """A small panoptic data set in COCO's format, and configs that train on it."""
 
+import copy
+import functools
 import importlib.util
 import json
 from pathlib import Path
@@ -83,8 +85,9 @@ def write(folder, images=4):
     (folder / 'panoptic.json').write_text(json.dumps(content))
 
 
-def write_config(name, folder, out):
-    """Write a config of mmdet with a tiny BiFormer, on the small data set."""
+@functools.cache
+def _read(name):
+    """Read a config of mmdet with a tiny BiFormer."""
     donor = Config.fromfile(ROOT / 'configs/detection/maskrcnn_biformer.py')
     donor.model.backbone.update(
         arch=dict(depths=(1, 1, 1, 1), dims=(32, 32, 32, 64)),
@@ -92,9 +95,13 @@ def write_config(name, folder, out):
         init_cfg=None,
     )
     base = f'mmdet::{name}.py'
-    cfg = get_config(base)
-    settings, _ = swap_backbone(cfg, donor)
-    cfg = Config.fromstring(render_config(base, settings), '.py')
+    settings, _ = swap_backbone(get_config(base), donor)
+    return Config.fromstring(render_config(base, settings), '.py')
+
+
+def write_config(name, folder, out):
+    """Write a config of mmdet with a tiny BiFormer, on the small data set."""
+    cfg = copy.deepcopy(_read(name))
     counts = dict(num_things_classes=len(THINGS), num_stuff_classes=len(STUFF))
     model = cfg.model
     for key in ('panoptic_head', 'semantic_head', 'panoptic_fusion_head'):
