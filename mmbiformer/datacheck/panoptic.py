@@ -23,14 +23,22 @@ def check_panoptic(
 
     Args:
         dataset (Dataset): mmdet's CocoPanopticDataset, built with
-            ``lazy_init=True`` and ``serialize_data=False``.
+            ``lazy_init=True``.
         report (SplitReport): Report to add counts and problems to.
         workers (int): Number of processes that read images.
     """
     path = dataset.ann_file
+    # An empty list cannot be serialized.
+    dataset.serialize_data = False
     try:
         dataset.full_init()
-    except (AssertionError, LookupError, TypeError, ValueError) as error:
+    except (
+        AssertionError,
+        LookupError,
+        OSError,
+        TypeError,
+        ValueError,
+    ) as error:
         problem = f'{type(error).__name__}: {one_line(error)}'
         report.add('data set cannot be read', f'{path}: {problem}')
         return

@@ -51,9 +51,7 @@ def check_split(cfg: Config, split: str, workers: int = 2) -> SplitReport:
     init_default_scope(cfg.default_scope)
     for settings in leaf_settings(cfg[loader].dataset):
         try:
-            dataset = DATASETS.build(
-                dict(settings, lazy_init=True, serialize_data=False)
-            )
+            dataset = DATASETS.build(dict(settings, lazy_init=True))
         except (AssertionError, LookupError, TypeError, ValueError) as error:
             report.add('data set cannot be read', one_line(error))
             continue
