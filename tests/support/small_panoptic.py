@@ -91,7 +91,7 @@ def _read(name):
     donor = Config.fromfile(ROOT / 'configs/detection/maskrcnn_biformer.py')
     donor.model.backbone.update(
         arch=dict(depths=(1, 1, 1, 1), dims=(32, 32, 32, 64)),
-        n_win=2,
+        n_win=4,
         init_cfg=None,
     )
     base = f'mmdet::{name}.py'
