@@ -17,6 +17,10 @@ model = dict(
         channels=64,
         dropout_ratio=0.0,
         num_classes=_base_.num_classes,
-        loss_decode=dict(class_weight=_base_.class_weight),
+        loss_decode=dict(
+            _delete_=True,
+            type='WeightedCrossEntropyLoss',
+            class_weight=_base_.class_weight,
+        ),
     ),
 )

@@ -16,7 +16,11 @@ model = dict(
         channels=64,
         dropout_ratio=0.0,
         num_classes=_base_.num_classes,
-        loss_decode=dict(class_weight=_base_.class_weight),
+        loss_decode=dict(
+            _delete_=True,
+            type='WeightedCrossEntropyLoss',
+            class_weight=_base_.class_weight,
+        ),
     ),
     # It reads the third map.
     auxiliary_head=dict(
@@ -24,6 +28,11 @@ model = dict(
         channels=64,
         dropout_ratio=0.0,
         num_classes=_base_.num_classes,
-        loss_decode=dict(class_weight=_base_.class_weight),
+        loss_decode=dict(
+            _delete_=True,
+            type='WeightedCrossEntropyLoss',
+            class_weight=_base_.class_weight,
+            loss_weight=0.4,
+        ),
     ),
 )

@@ -10,6 +10,7 @@ from typing import Callable, Optional, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
+from mmcv import imread
 from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 from mmengine.dataset import Compose
 from PIL import Image
@@ -22,6 +23,10 @@ from mmbiformer.utils.text import one_line
 # Steps that load files, and what they raise if a file is broken.
 _LOADERS = (LoadAnnotations, LoadImageFromFile)
 _OF_FILES = (AssertionError, OSError, ValueError, cv2.error)
+
+# What defines how the frameworks' own transforms load annotations.
+_MMDET_LOADERS = ('mmdet.LoadAnnotations', 'mmdet.LoadTrackAnnotations')
+_MMSEG_LOADERS = ('mmcv.LoadAnnotations', 'mmseg.LoadAnnotations')
 
 LABEL_MODES = ('1', 'L', 'P')
 """tuple[str]: Pillow's modes of images with one 8-bit value per pixel."""
@@ -53,28 +58,75 @@ def check_jpeg(path: str) -> None:
         raise DataError('the JPEG file is truncated, its end is missing')
 
 
-def check_label_map(path: str) -> None:
-    """Check that a file is an image with one 8-bit value per pixel.
+def check_label_map(path: str, backend: str = 'pillow') -> None:
+    """Check that mmseg's loader keeps the values of a label map.
 
-    mmseg takes larger values modulo 256, and fails on color images with an
-    unrelated error.
+    It takes larger values modulo 256.
 
     Args:
         path (str): Path of a local file.
+        backend (str): What decodes it, one of mmcv's backends. Default:
+            ``'pillow'``, as in mmseg.
 
     Raises:
-        DataError: If it is not such an image.
+        DataError: If it has other values than 0 to 255.
     """
     try:
         with Image.open(path) as image:
             mode = image.mode
-    except OSError as error:
-        raise DataError(f'the label map cannot be read: {error}') from error
-    if mode not in LABEL_MODES:
+    except OSError:
+        # Other backends read other formats, or have an error of their own.
+        mode = None
+    if mode in LABEL_MODES:
+        return
+    labels = imread(path, flag='unchanged', backend=backend)
+    outside = labels[(labels < 0) | (labels > 255) | (labels % 1 != 0)]
+    if outside.size:
         raise DataError(
-            'a label map must have one 8-bit value a pixel, the number of '
-            f"the class (Pillow's modes {LABEL_MODES}), got mode {mode!r}"
+            'mmseg keeps only 8 bits of the values of a label map, and this '
+            f'one holds {np.unique(outside)[:10].tolist()}'
         )
+
+
+def reads_masks(step: Callable) -> bool:
+    """Tell whether a step takes masks from the annotations of objects.
+
+    Args:
+        step (Callable): A step of a pipeline.
+
+    Returns:
+        bool: False for mmdet's panoptic label maps, and for loaders of other
+        packages, which may take masks from elsewhere.
+    """
+    return (
+        getattr(step, 'with_mask', False)
+        and _owner(step, '_process_masks') == 'mmdet.LoadAnnotations'
+        and _owner(step, '_load_masks') == 'mmdet.LoadAnnotations'
+        and _owner(step, 'transform') in _MMDET_LOADERS
+    )
+
+
+def reads_label_maps(step: Callable) -> bool:
+    """Tell whether a step is mmseg's own loader of label maps.
+
+    Args:
+        step (Callable): A step of a pipeline.
+
+    Returns:
+        bool: False for loaders of other packages, which may read any file.
+    """
+    return (
+        _owner(step, '_load_seg_map') == 'mmseg.LoadAnnotations'
+        and _owner(step, 'transform') in _MMSEG_LOADERS
+    )
+
+
+def _owner(step: Callable, method: str) -> str:
+    """Return the package and name of the class that defines a method."""
+    for one in type(step).__mro__:
+        if method in vars(one):
+            return f'{one.__module__.split(".")[0]}.{one.__name__}'
+    return ''
 
 
 def run_lengths(counts: Union[str, bytes, Sequence[int]]) -> np.ndarray:
@@ -174,8 +226,9 @@ class CheckedPipeline(Compose):
     """Pipeline of a data set whose errors name the file.
 
     Between the transforms it checks that JPEG files are not truncated, that
-    image, annotations, masks and label map have the same size, and that label
-    maps have one 8-bit value per pixel.
+    image, annotations and masks have the same size, and that label maps keep
+    their values when they are loaded; at the end, that mmseg's label maps have
+    one value per pixel and the size of the image.
 
     Args:
         pipeline (Compose): The pipeline, whose transforms are reused.
@@ -202,16 +255,17 @@ class CheckedPipeline(Compose):
             data[key] for key in ('img_path', 'seg_map_path') if data.get(key)
         ]
         name = ' with '.join(map(str, names)) or 'a sample'
+        source = data
         try:
             self._check_before(data)
-            # The annotated size, which later transforms may overwrite.
-            size = data.get('height'), data.get('width')
             for step in self.transforms:
                 had = {key for key in ('img', 'gt_seg_map') if key in data}
                 data = _run(step, data, name)
                 if data is None:
                     return None
-                self._check_between(data, had, size)
+                self._check_between(step, data, had)
+            if 'reduce_zero_label' in source:
+                _check_result(data)
         except (DataError, OSError) as error:
             raise DataError(
                 f'{name}: {error} (python tools/misc/check_dataset.py CONFIG '
@@ -221,44 +275,80 @@ class CheckedPipeline(Compose):
 
     def _check_before(self, data: dict) -> None:
         """Check the annotations before any file is loaded."""
-        with_mask = any(
-            getattr(step, 'with_mask', False) for step in self.transforms
-        )
+        with_mask = any(map(reads_masks, self.transforms))
         for instance in data.get('instances', ()):
-            if not np.isfinite(instance['bbox']).all():
+            if not np.isfinite(instance.get('bbox', 0)).all():
                 raise DataError(f'an object has the box {instance["bbox"]}')
             if with_mask and 'mask' in instance and 'height' in data:
                 check_mask(instance['mask'], (data['height'], data['width']))
-        # mmdet's panoptic label maps are color images, mmseg's are not.
-        if 'reduce_zero_label' in data and _is_file(data.get('seg_map_path')):
-            check_label_map(data['seg_map_path'])
 
     @staticmethod
-    def _check_between(data: dict, had: set, annotated: tuple) -> None:
+    def _check_between(step: Callable, data: dict, had: set) -> None:
         """Check the image or label map that a transform has loaded."""
         if 'img' in data and 'img' not in had:
             if _is_file(data.get('img_path')):
                 check_jpeg(data['img_path'])
             loaded = tuple(data['img'].shape[:2])
+            annotated = data.get('height'), data.get('width')
             if None not in annotated and loaded != annotated:
                 raise DataError(
                     f'the image is {_format(loaded)} as loaded, after its '
                     'EXIF orientation, and the annotations say '
                     f'{_format(annotated)}'
                 )
-        if 'gt_seg_map' in data and 'gt_seg_map' not in had:
-            labels = tuple(data['gt_seg_map'].shape)
-            loaded = tuple(data.get('ori_shape', labels))
-            if len(labels) != 2:
-                raise DataError(
-                    f'the image is {_format(loaded)}, and mmseg loads label '
-                    'maps of two pixels or more a side only'
-                )
-            if labels != loaded:
-                raise DataError(
-                    f'the image is {_format(loaded)} as loaded, after its '
-                    f'EXIF orientation, and the label map {_format(labels)}'
-                )
+        loaded_labels = 'gt_seg_map' in data and 'gt_seg_map' not in had
+        if loaded_labels and reads_label_maps(step):
+            if _is_file(data.get('seg_map_path')):
+                check_label_map(data['seg_map_path'], step.imdecode_backend)
+            _check_label_map_size(data)
+
+
+def _check_label_map_size(data: dict) -> None:
+    """Check the size of a label map that mmseg's loader has loaded.
+
+    A map in another resolution may be resized together with its image.
+    """
+    labels = data['gt_seg_map'].shape
+    size = data.get('ori_shape', labels)[:2]
+    if len(labels) < 2:
+        raise DataError(
+            f'the image is {_format(size)}, and mmseg loads label maps of two '
+            'pixels or more a side only'
+        )
+    if abs(labels[0] * size[1] - labels[1] * size[0]) > max(*labels, *size):
+        raise DataError(_describe_sizes(size, labels))
+
+
+def _describe_sizes(size: Sequence[int], labels: Sequence[int]) -> str:
+    """Say that an image and its label map have different sizes."""
+    return (
+        f'the image is {_format(size)} as loaded, after its EXIF orientation, '
+        f'and the label map {_format(labels)}'
+    )
+
+
+def _check_result(data: dict) -> None:
+    """Check the label map that a pipeline of mmseg has made.
+
+    The losses resize their predictions to any label map, and the metrics fail
+    on one that is not of the original size.
+    """
+    sample = data.get('data_samples', data)
+    if 'gt_sem_seg' in sample and 'inputs' in data:
+        labels = tuple(sample.gt_sem_seg.data.shape)
+        image = tuple(data['inputs'].shape[-2:])
+    elif 'gt_seg_map' in data and 'img' in data:
+        labels = data['gt_seg_map'].shape
+        image = data['img'].shape[:2]
+    else:
+        return
+    if labels[:2] == image and len(labels) == 3 and labels[2] <= 4:
+        raise DataError(
+            'a label map must have one value a pixel, the number of the '
+            f'class, and this one has {labels[2]}: it may be a color image'
+        )
+    if labels[-2:] not in (image, sample.get('ori_shape', image)[:2]):
+        raise DataError(_describe_sizes(image, labels[-2:]))
 
 
 def _run(step: Callable, data: dict, name: str) -> Optional[dict]:

@@ -10,9 +10,11 @@ from mmengine.registry import DATASETS, FUNCTIONS
 from torch.utils.data import DataLoader, Dataset
 
 from mmbiformer.utils.building import config_problem, describe_unregistered
-from mmbiformer.utils.datasets import leaf_settings
+from mmbiformer.utils.datasets import leaf_datasets, leaf_settings
 from mmbiformer.utils.errors import ConfigError, DataError, UserError
-from mmbiformer.utils.text import list_some, one_line, suggest
+from mmbiformer.utils.text import list_some, one_line, shorten, suggest
+
+from .checks import check_annotations
 
 # What mmengine takes out of the settings of a dataloader.
 _LOADER_SETTINGS = ('num_batch_per_epoch', 'disable_subprocess_warning')
@@ -82,7 +84,9 @@ def describe_dataset(dataset: dict) -> str:
     """
     dataset = next(leaf_settings(dataset), {})
     keys = ('data_root', 'ann_file', 'data_prefix', 'metainfo', 'filter_cfg')
-    return str({key: dataset[key] for key in keys if dataset.get(key)})
+    return str(
+        {key: shorten(dataset[key]) for key in keys if dataset.get(key)}
+    )
 
 
 def check_not_empty(dataset: Dataset, settings: dict) -> None:
@@ -97,6 +101,25 @@ def check_not_empty(dataset: Dataset, settings: dict) -> None:
     """
     if not len(dataset):
         raise DataError(_describe_empty(settings))
+
+
+def check_leaves(dataset: Dataset, settings: dict) -> None:
+    """Check the annotations of each data set inside of wrappers.
+
+    Args:
+        dataset (Dataset): The data set, fully initialized.
+        settings (dict): Its settings, for messages.
+
+    Raises:
+        DataError: If the classes are not the categories, or a mask that is
+            needed is missing; the message names the inner data set.
+    """
+    leaves = list(leaf_datasets(dataset))
+    described = [describe_dataset(one) for one in leaf_settings(settings)]
+    for index, leaf in enumerate(leaves):
+        # Settings of a data set that is built already are not known.
+        which = index if len(described) == len(leaves) else 0
+        check_annotations(leaf, f'data set {described[which]}')
 
 
 def _describe_empty(dataset: dict) -> str:
@@ -119,7 +142,11 @@ def _find_problem(dataset: dict) -> Optional[str]:
                 'the annotations of this data set cannot be read '
                 f'({problems[0]}): {describe_dataset(leaf)}'
             )
-    return _describe_empty(dataset) if _is_empty(dataset) else None
+    for leaf in leaf_settings(dataset):
+        problem = _why_empty(leaf)
+        if problem is not None:
+            return problem
+    return None
 
 
 def _annotation_problems(dataset: dict) -> List[str]:
@@ -136,20 +163,23 @@ def _annotation_problems(dataset: dict) -> List[str]:
     return annotation_problems(osp.join(dataset.get('data_root') or '', name))
 
 
-def _is_empty(dataset: dict) -> bool:
-    """Tell whether a data set could be read, and has no image.
+def _why_empty(dataset: dict) -> Optional[str]:
+    """Say why a data set that could be read has no image, if it has none.
 
     mmengine's data sets cannot serialize an empty list, and say only that
     nothing can be concatenated.
     """
     try:
-        return all(
-            not len(DATASETS.build(dict(leaf, serialize_data=False)))
-            for leaf in leaf_settings(dataset)
-        )
+        built = DATASETS.build(dict(dataset, serialize_data=False))
+        if len(built):
+            return None
+        check_leaves(built, dataset)
+    except DataError as error:
+        return str(error)
     except Exception:
         # What was raised before is the error to show.
-        return False
+        return None
+    return _describe_empty(dataset)
 
 
 def _loader_problem(dataloader: dict) -> Optional[str]:

@@ -10,6 +10,7 @@ from mmbiformer.utils.text import one_line
 from .checks import check_classes, check_data
 from .coco import check_coco
 from .label_maps import check_label_maps
+from .panoptic import check_panoptic
 from .report import SplitReport
 
 SPLITS = ('train', 'val', 'test')
@@ -54,18 +55,19 @@ def check_split(cfg: Config, split: str, workers: int = 2) -> SplitReport:
         except (AssertionError, LookupError, TypeError, ValueError) as error:
             report.add('data set cannot be read', one_line(error))
             continue
-        if (
-            getattr(getattr(dataset, 'COCOAPI', None), '__name__', '')
-            == 'COCO'
-        ):
+        api = getattr(getattr(dataset, 'COCOAPI', None), '__name__', '')
+        if api == 'COCOPanoptic':
+            check_panoptic(dataset, report, workers)
+        elif api == 'COCO':
             check_coco(dataset, report, workers)
         elif cfg.default_scope == 'mmseg' and hasattr(dataset, 'label_map'):
             check_label_maps(dataset, report, workers)
         else:
             raise ConfigError(
                 f'{loader}: data sets of type {type(dataset).__name__} are '
-                'not supported; supported are CocoDataset, BaseSegDataset and '
-                'types derived from them'
+                'not supported; supported are CocoDataset, '
+                'CocoPanopticDataset, BaseSegDataset and types derived from '
+                'them'
             )
     if not report.counts['images'] and not report.fatal:
         report.add('no image', cfg[loader].dataset.get('data_root') or split)

@@ -1,4 +1,4 @@
-"""The backbone, its attention layers, and the layers for other networks."""
+"""The backbone, its attention layers, layers for other networks, a loss."""
 
 from .attention import (
     BiLevelRoutingAttention,
@@ -7,6 +7,7 @@ from .attention import (
 )
 from .biformer import BiFormer
 from .layer_decay import LayerDecayOptimWrapperConstructor
+from .losses import WeightedCrossEntropyLoss
 from .plugin import BRANeck, BRAPlugin
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     'ConvolutionLayer',
     'GlobalAttention',
     'LayerDecayOptimWrapperConstructor',
+    'WeightedCrossEntropyLoss',
 ]

@@ -13,6 +13,7 @@ from typing import Any, Dict, Iterator, List, Optional
 import torch
 from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.structures import BaseDataElement
@@ -43,6 +44,9 @@ class LabelCheck(Hook):
 
     priority = 'VERY_HIGH'
 
+    def __init__(self) -> None:
+        self._failing: Optional[bool] = None
+
     def _before_iter(
         self,
         runner: Runner,
@@ -55,14 +59,71 @@ class LabelCheck(Hook):
         classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
         if not classes:
             return
+        ignored = [getattr(dataset, 'ignore_index', 255)]
+        of_heads = (
+            getattr(module, 'ignore_index', None)
+            for module in runner.model.modules()
+        )
+        ignored.extend(value for value in of_heads if isinstance(value, int))
         for sample in _data_samples(data_batch):
-            if 'gt_sem_seg' in sample:
-                check_labels(
-                    sample.gt_sem_seg.data,
-                    len(classes),
-                    getattr(dataset, 'ignore_index', 255),
-                    sample.get('seg_map_path', 'a label map'),
-                )
+            # With test-time augmentation, the views of an image.
+            sample = sample[0] if isinstance(sample, list) else sample
+            if 'gt_sem_seg' not in sample:
+                continue
+            labels = sample.gt_sem_seg.data
+            name = sample.get('seg_map_path', 'a label map')
+            check_labels(labels, len(classes), ignored, name)
+            if mode == 'train' and self._fails_on_ignored(runner.model):
+                _check_all_pixels_count(labels, len(classes), runner, name)
+
+    def _fails_on_ignored(self, model: nn.Module) -> bool:
+        """Tell whether a loss of a model fails on pixels that are ignored."""
+        if self._failing is None:
+            self._failing = any(
+                _fails_on_ignored(loss)
+                for head in model.modules()
+                # Other heads do not apply their losses to label maps.
+                if getattr(
+                    type(head), 'loss_by_feat', _fails_on_ignored
+                ).__qualname__
+                == 'BaseDecodeHead.loss_by_feat'
+                for loss in head.loss_decode.modules()
+            )
+        return self._failing
+
+
+def _fails_on_ignored(loss: nn.Module) -> bool:
+    """Tell whether a loss looks up the class weight of ignored pixels."""
+    weights = getattr(loss, 'class_weight', None)
+    if weights is None or len(weights) > 255:
+        return False
+    scores = torch.zeros(1, len(weights), 1, 1)
+    try:
+        loss(scores, torch.full((1, 1, 1), 255), ignore_index=255)
+    except IndexError:
+        return True
+    except Exception:
+        # It takes something else.
+        return False
+    return False
+
+
+def _check_all_pixels_count(
+    labels: torch.Tensor, classes: int, runner: Runner, name: str
+) -> None:
+    """Check that no pixel is ignored, here or by padding."""
+    model = runner.model
+    model = model.module if is_model_wrapper(model) else model
+    shape = labels.shape[-2:]
+    size = getattr(model.data_preprocessor, 'size', None) or shape
+    padded = shape[0] < size[0] or shape[1] < size[1]
+    if padded or (labels >= classes).any():
+        raise ConfigError(
+            f'{name} has pixels that are ignored, or is padded with some, and '
+            "mmseg's CrossEntropyLoss with class_weight fails on them; "
+            "loss_decode=dict(type='WeightedCrossEntropyLoss', "
+            'class_weight=…) of mmbiformer leaves them out'
+        )
 
 
 class IterationSeed(Hook):

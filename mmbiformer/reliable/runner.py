@@ -40,10 +40,10 @@ from mmbiformer.checkpoints.plain_data import to_plain
 from mmbiformer.checkpoints.strict import strict_loading
 from mmbiformer.checkpoints.weights import load_all_weights, state_dict_of
 from mmbiformer.datacheck.checked_pipeline import check_samples
-from mmbiformer.datacheck.checks import check_annotations
+from mmbiformer.datacheck.evaluators import check_evaluator
 from mmbiformer.datacheck.loading import (
+    check_leaves,
     check_not_empty,
-    describe_dataset,
     loading_errors,
     settings_of,
 )
@@ -58,6 +58,7 @@ from mmbiformer.utils.files import atomic_write, remove_leftovers
 from mmbiformer.utils.text import list_some
 
 from .batches import RunDataLoader, make_resumable, shield_workers
+from .features import check_features
 from .hooks import (
     Interruption,
     InvalidLossCheck,
@@ -267,6 +268,32 @@ class CheckedRunner(Runner):
             )
         return loop
 
+    def build_val_loop(self, loop: Union[BaseLoop, dict]) -> BaseLoop:
+        """Build the validation loop; its metrics must fit its data set.
+
+        Args:
+            loop (BaseLoop | dict): As in mmengine's Runner.
+
+        Returns:
+            BaseLoop: The loop.
+        """
+        loop = super().build_val_loop(loop)
+        check_evaluator(loop, self.cfg.get('val_evaluator'), 'val_evaluator')
+        return loop
+
+    def build_test_loop(self, loop: Union[BaseLoop, dict]) -> BaseLoop:
+        """Build the test loop; its metrics must fit its data set.
+
+        Args:
+            loop (BaseLoop | dict): As in mmengine's Runner.
+
+        Returns:
+            BaseLoop: The loop.
+        """
+        loop = super().build_test_loop(loop)
+        check_evaluator(loop, self.cfg.get('test_evaluator'), 'test_evaluator')
+        return loop
+
     @staticmethod
     def _train_loop_type(loop: dict) -> Optional[type]:
         """Return the type of a training loop, if it is one of mmengine's.
@@ -313,10 +340,25 @@ class CheckedRunner(Runner):
             check_not_empty(loader.dataset, settings)
         if start is not None:
             make_resumable(loader, **start)
-        name = f'data set {describe_dataset(settings)}'
-        check_annotations(loader.dataset, name)
+        check_leaves(loader.dataset, settings)
         check_samples(loader.dataset)
         return loader
+
+    def build_model(self, model: Union[nn.Module, dict]) -> nn.Module:
+        """Build the model; its parts must fit one another.
+
+        Args:
+            model (nn.Module | dict): As in mmengine's Runner.
+
+        Returns:
+            nn.Module: The model.
+
+        Raises:
+            ConfigError: If neck or heads do not take the maps of the backbone.
+        """
+        model = super().build_model(model)
+        check_features(model)
+        return model
 
     def build_optim_wrapper(
         self, optim_wrapper: Union[Optimizer, OptimWrapper, dict]

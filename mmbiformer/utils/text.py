@@ -18,6 +18,27 @@ def list_some(names: Sequence[str], limit: int = 8) -> str:
     return ', '.join(names[:limit]) + more
 
 
+def shorten(value: object, limit: int = 8) -> object:
+    """Shorten the lists in a setting, for a message.
+
+    Args:
+        value (object): The setting.
+        limit (int): How many items of a list or tuple to show. Default: 8.
+
+    Returns:
+        object: The setting, with plain dicts, and lists and tuples of more
+        items replaced by some of them as text.
+    """
+    if isinstance(value, dict):
+        return {key: shorten(one, limit) for key, one in value.items()}
+    if not isinstance(value, (list, tuple)):
+        return value
+    if len(value) > limit:
+        return f'[{list_some(list(map(repr, value)), limit)}]'
+    kind = tuple if isinstance(value, tuple) else list
+    return kind(shorten(one, limit) for one in value)
+
+
 def one_line(error: BaseException) -> str:
     """Return the message of an error in one line.
 

@@ -1,10 +1,21 @@
 """What training does with each sample that it loads."""
 
+import cv2
 import numpy as np
 import pytest
-from mmcv.transforms import LoadImageFromFile
+from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmengine.dataset import Compose
-from small_datasets import counts_of, train, truncate, write_image
+from mmengine.registry import TRANSFORMS
+from mmseg.datasets.transforms import LoadAnnotations
+from PIL import Image
+from small_datasets import (
+    NAMES,
+    assert_is_found,
+    counts_of,
+    train,
+    truncate,
+    write_image,
+)
 
 from mmbiformer.datacheck.checked_pipeline import (
     CheckedPipeline,
@@ -75,16 +86,120 @@ class TestJpeg:
 
 
 class TestLabelMap:
+    """What the values are, and not how many bits a file has for them."""
+
     @pytest.mark.parametrize('mode', ['1', 'L', 'P'])
     def test_8_bits(self, tmp_path, mode):
         write_image(tmp_path / 'a.png', mode=mode)
         check_label_map(str(tmp_path / 'a.png'))
 
-    @pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'I;16'])
-    def test_others_are_named(self, tmp_path, mode):
-        write_image(tmp_path / 'a.png', mode=mode)
-        with pytest.raises(DataError, match=f"got mode '{mode}'"):
-            check_label_map(str(tmp_path / 'a.png'))
+    @pytest.mark.parametrize('backend', ['pillow', 'cv2'])
+    def test_16_bits(self, tmp_path, backend):
+        path = str(tmp_path / 'a.png')
+        labels = np.full((20, 30), 255, np.uint16)
+        cv2.imwrite(path, labels)
+        check_label_map(path, backend)
+        labels[0, 0] = 256
+        cv2.imwrite(path, labels)
+        with pytest.raises(DataError, match=r'8 bits .* holds \[256\]'):
+            check_label_map(path, backend)
+
+    def test_fractions(self, tmp_path):
+        labels = Image.fromarray(np.full((20, 30), 0.5, np.float32))
+        labels.save(tmp_path / 'a.tif')
+        with pytest.raises(DataError, match=r'holds \[0.5\]'):
+            check_label_map(str(tmp_path / 'a.tif'))
+
+
+class FromArray(BaseTransform):
+    """A loader of one's own, whose name and files no check knows."""
+
+    def transform(self, results):
+        results['gt_seg_map'] = np.load(results['seg_map_path'])
+        results['seg_fields'].append('gt_seg_map')
+        return results
+
+
+class FromColors(BaseTransform):
+    """Replaces colors by the numbers of classes."""
+
+    def transform(self, results):
+        results['gt_seg_map'] = results['gt_seg_map'][..., 2] // 100
+        return results
+
+
+class FromLargeNumbers(LoadAnnotations):
+    """Reads numbers above 255, such as those of Cityscapes' instances."""
+
+    def _load_seg_map(self, results):
+        labels = cv2.imread(results['seg_map_path'], cv2.IMREAD_UNCHANGED)
+        results['gt_seg_map'] = (labels // 1000).astype(np.uint8)
+        results['seg_fields'].append('gt_seg_map')
+
+
+@pytest.fixture
+def own_loaders(monkeypatch):
+    for one in (FromArray, FromColors, FromLargeNumbers):
+        monkeypatch.setitem(TRANSFORMS.module_dict, one.__name__, one)
+
+
+def save_arrays(pairs):
+    for name in NAMES:
+        np.save(pairs.folder / f'labels/{name[0]}.npy', pairs.labels)
+    pairs.dataset.seg_map_suffix = '.npy'
+    pairs.dataset.pipeline[1].type = 'FromArray'
+
+
+def save_colors(pairs):
+    for name in NAMES:
+        pairs.write_labels(name, np.dstack([pairs.labels * 100] * 3))
+    pairs.dataset.pipeline.insert(2, dict(type='FromColors'))
+
+
+def save_large_numbers(pairs):
+    for name in NAMES:
+        pairs.write_labels(name, pairs.labels.astype(np.uint16) * 1000 + 7)
+    pairs.dataset.pipeline[1].type = 'FromLargeNumbers'
+
+
+def save_16_bits(pairs):
+    for name in NAMES:
+        pairs.write_labels(name, pairs.labels.astype(np.uint16))
+
+
+def save_half_size(pairs):
+    for name in NAMES:
+        pairs.write_labels(name, pairs.labels[::2, ::2])
+    resize = dict(type='Resize', scale=(30, 20))
+    pairs.dataset.pipeline.insert(2, resize)
+
+
+@pytest.mark.parametrize(
+    'save',
+    [
+        save_arrays,
+        save_colors,
+        save_large_numbers,
+        save_16_bits,
+        save_half_size,
+    ],
+)
+def test_label_maps_are_what_the_pipeline_makes_of_files(
+    pairs, own_loaders, save
+):
+    save(pairs)
+    report = check_split(pairs.cfg, 'train', workers=1)
+    assert not report.fatal
+    assert report.classes['b'] == (0.25, 4)
+    assert train(pairs) == NAMES
+
+
+def test_labels_of_a_loader_of_ones_own_are_checked(pairs, own_loaders):
+    save_arrays(pairs)
+    np.save(pairs.folder / 'labels/1.npy', pairs.labels.astype(int) - 1)
+    assert_is_found(pairs, 'label outside the classes', 'labels/1.npy')
+    (pairs.folder / 'labels/1.npy').write_text('no array')
+    assert_is_found(pairs, 'broken label map', 'labels/1.npy')
 
 
 class TestMask:
@@ -148,7 +263,8 @@ class TestCheckedPipeline:
 
     def run(self, step, **data):
         pipeline = CheckedPipeline(Compose([step]))
-        return pipeline(dict(img_path='a.jpg', seg_map_path='b.png', **data))
+        info = dict(img_path='a.jpg', seg_map_path='b.png')
+        return pipeline(dict(info, reduce_zero_label=False, **data))
 
     def test_what_fits_passes(self):
         assert self.run(Step(), height=20, width=30)['img'].shape[0] == 20

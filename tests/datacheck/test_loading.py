@@ -1,7 +1,10 @@
 """What is said where a data set cannot be read, or has no image."""
 
+import copy
+
 import pytest
 from mmengine.registry import DefaultScope
+from small_datasets import train
 
 from mmbiformer.datacheck.loading import check_not_empty, loading_errors
 from mmbiformer.utils.errors import ConfigError, DataError
@@ -64,3 +67,32 @@ def test_an_empty_data_set_is_named_by_its_folder():
     message = str(error.value)
     assert message.startswith("the data set in data_root='/data' is empty")
     assert message.endswith("{'data_root': '/data', 'ann_file': 'a.txt'}")
+
+
+WRAPPERS = {
+    'RepeatDataset': lambda bad, good: dict(times=2, dataset=bad),
+    'ConcatDataset': lambda bad, good: dict(
+        datasets=[good, bad], ignore_keys=['classes']
+    ),
+    'ClassBalancedDataset': lambda bad, good: dict(
+        oversample_thr=0.1, dataset=bad
+    ),
+    'MultiImageMixDataset': lambda bad, good: dict(pipeline=[], dataset=bad),
+}
+
+
+@pytest.mark.parametrize('wrapper', WRAPPERS)
+def test_wrong_names_of_classes_inside_of_wrappers(coco, wrapper):
+    coco.save()
+    good = copy.deepcopy(coco.dataset)
+    # Without an image, and with fewer objects.
+    for classes in (('x', 'y'), ('cat', 'dgo')):
+        bad = dict(good, metainfo=dict(classes=classes))
+        settings = WRAPPERS[wrapper](bad, good)
+        coco.cfg.train_dataloader.dataset = dict(settings, type=wrapper)
+        with pytest.raises(DataError) as error:
+            train(coco)
+        message = str(error.value)
+        # Of this data set, and not of the other.
+        assert f"'metainfo': {{'classes': {classes}}}" in message
+        assert f'not {classes[-1]!r}' in message.replace("'x', ", '')

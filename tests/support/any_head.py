@@ -19,6 +19,7 @@ from mmbiformer.models.swap import (
     try_swap,
 )
 from mmbiformer.utils.config import read_config
+from mmbiformer.reliable.features import check_features
 from mmbiformer.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,6 +103,7 @@ def train_once(cfg, swap, side=SIDE):
         images.size = (side, side)
     init_default_scope(cfg.default_scope)
     model = revert_sync_batchnorm(MODELS.build(merged.model))
+    check_features(model)
     model.init_weights()
     batch = random_batch(cfg, (side, side))
     model.train()

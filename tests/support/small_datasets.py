@@ -162,7 +162,7 @@ def train(data):
     for batch in loader:
         sample = batch['data_samples'][0]
         if 'gt_sem_seg' in sample:
-            check_labels(sample.gt_sem_seg.data, 3, 255, sample.seg_map_path)
+            check_labels(sample.gt_sem_seg.data, 3, [], sample.seg_map_path)
         read.append(Path(sample.img_path).name)
     return sorted(read)
 

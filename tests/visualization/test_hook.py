@@ -12,7 +12,8 @@ from mmengine.visualization import Visualizer
 
 from mmbiformer import RoutingVisualizationHook
 from mmbiformer.reliable.runner import build_runner
-from mmbiformer.visualization.drawing import QUERY_COLOR
+from mmbiformer.visualization import drawing
+from mmbiformer.visualization.drawing import QUERY_COLOR, draw_routing
 from mmbiformer.visualization.geometry import RegionGrid
 from mmbiformer.visualization.hook import _merge_records, _stage_means
 from mmbiformer.visualization.recording import LayerRecord, RoutingRecords
@@ -101,14 +102,42 @@ def test_every_epoch_and_training_stays_the_same(make_runner):
     assert entry['routing/stage3/far'] > 0.2
 
 
-def test_every_iteration(make_runner):
+@pytest.fixture
+def wide(digits, tmp_path):
+    """Options of a run whose images of validation are wider than high."""
+    name = 'annotations/instances_val.json'
+    content = json.loads((digits / name).read_text())
+    content['annotations'] = []
+    for image in content['images']:
+        pixels = cv2.imread(str(digits / 'images/val' / image['file_name']))
+        image['height'] = pixels.shape[0] // 2
+        cv2.imwrite(
+            str(tmp_path / image['file_name']), pixels[: image['height']]
+        )
+    (tmp_path / 'val.json').write_text(json.dumps(content))
+    dataset = 'val_dataloader.dataset.'
+    return {
+        dataset + 'data_root': str(tmp_path),
+        dataset + 'ann_file': 'val.json',
+        dataset + 'data_prefix': dict(img=''),
+    }
+
+
+def test_every_iteration(make_runner, wide, monkeypatch):
+    drawn = []
+
+    def draw(image, record, points, geometry):
+        drawn.append((image.shape[:2], points))
+        return draw_routing(image, record, points, geometry)
+
+    monkeypatch.setattr(drawing, 'draw_routing', draw)
     hook = dict(
         type='RoutingVisualizationHook', by_epoch=False, indices=[1], stage=2,
         points=[(0.1, 0.9)],
     )  # fmt: skip
     plain = make_runner('plain', by_epoch=False)
     plain.train()
-    runner = make_runner('hooked', [hook], by_epoch=False)
+    runner = make_runner('hooked', [hook], by_epoch=False, **wide)
     runner.train()
     # The hook's pass in evaluation mode lies between the two steps.
     for name, value in weights(plain).items():
@@ -119,6 +148,10 @@ def test_every_iteration(make_runner):
         for what in ('1', 'usage')
         for step in (1, 2)
     }
+    for (height, width), points in drawn:
+        assert height < width
+        assert points == [(0.1 * width, 0.9 * height)]
+    assert len(drawn) == 2
 
 
 @pytest.mark.parametrize(
