@@ -14,6 +14,8 @@ from mmbiformer.utils.datasets import leaf_settings
 from mmbiformer.utils.errors import ConfigError, DataError, UserError
 from mmbiformer.utils.text import list_some, one_line, suggest
 
+from .records import RECORD_ERRORS, unreadable_record
+
 # What mmengine takes out of the settings of a dataloader.
 _LOADER_SETTINGS = ('num_batch_per_epoch', 'disable_subprocess_warning')
 
@@ -46,7 +48,7 @@ def loading_errors(dataloader: dict) -> Iterator[None]:
             f'a file of this data set cannot be read ({one_line(error)}): '
             f'{describe_dataset(dataset)}'
         ) from error
-    except (AssertionError, LookupError, TypeError, ValueError) as error:
+    except RECORD_ERRORS as error:
         if config_problem(error, dataloader) is not None:
             raise
         problem = _find_problem(dataset)
@@ -123,11 +125,13 @@ def _find_problem(dataset: dict) -> Optional[str]:
 
 
 def _annotation_problems(dataset: dict) -> List[str]:
-    """Return what is wrong in the annotation file of a COCO data set."""
+    """Return what is wrong in the annotations of a detection data set."""
     name, kind = dataset.get('ann_file'), dataset.get('type')
     if isinstance(kind, str):
         with DATASETS.switch_scope_and_registry(None) as registry:
             kind = registry.get(kind)
+    if name and kind is not None and not hasattr(kind, 'COCOAPI'):
+        return unreadable_record(dataset)
     if not name or not hasattr(kind, 'COCOAPI'):
         return []
     # pycocotools, which it needs, takes a second to import.

@@ -34,12 +34,17 @@ KINDS = {
     'heads do not fit the classes': Kind(STOPS, 'an error names the head'),
     'data set cannot be read': Kind(STOPS, 'an error names the data set'),
     'no image': Kind(STOPS, 'an error names the data set'),
+    'no object': Kind(STOPS, 'an error names the data set'),
     'class without a category': Kind(STOPS, 'an error names the classes'),
     'classes in a different order': Kind(
         STOPS, 'an error shows the order of the categories'
     ),
     'duplicate category': Kind(STOPS, 'an error names the classes'),
     'category that is not a class': Kind(SKIPPED, 'its objects are skipped'),
+    'class whose objects are all skipped': Kind(
+        STOPS, 'an error names the class and the reasons'
+    ),
+    'most objects are skipped': Kind(STOPS, 'an error names the reasons'),
     'class without objects': Kind(
         NOTE, 'not learned in training, not counted in testing'
     ),

@@ -40,6 +40,7 @@ from mmbiformer.datacheck.loading import (
     loading_errors,
     settings_of,
 )
+from mmbiformer.datacheck.objects import check_objects
 from mmbiformer.utils.building import config_errors, describe_unregistered
 from mmbiformer.utils.errors import (
     CheckpointError,
@@ -256,6 +257,7 @@ class CheckedRunner(Runner):
         seed_batches(loader)
         name = f'data set {describe_dataset(settings)}'
         check_annotations(loader.dataset, name)
+        check_objects(loader.dataset, name)
         check_samples(loader.dataset)
         return loader
 
