@@ -209,12 +209,18 @@ def _check_names(
 ) -> Dict[object, str]:
     """Compare classes and categories; return the class of each category."""
     categories = tables['categories']
-    for key in ('id', 'name'):
-        amounts = Counter(category[key] for category in categories)
+    for key, other in (('id', 'name'), ('name', 'id')):
+        same: Dict[object, list] = {}
+        for category in categories:
+            same.setdefault(category[key], []).append(category[other])
         report.extend(
-            ('duplicate category', f'{key}={value!r}')
-            for value, amount in amounts.items()
-            if amount > 1
+            (
+                'duplicate category',
+                f'{key}={value!r} has the {other}s '
+                f'{", ".join(map(repr, found))}',
+            )
+            for value, found in same.items()
+            if len(found) > 1
         )
     names = [category['name'] for category in categories]
     numbered = [name for name in names if name in classes]

@@ -7,6 +7,7 @@ from typing import Iterator, List
 from torch.utils.data import Dataset
 
 from .checked_pipeline import CheckedPipeline
+from .coco import tally_file
 from .images import find_transform, inspect_all, inspect_image
 from .objects import (
     NO_AREA,
@@ -15,6 +16,7 @@ from .objects import (
     ObjectTally,
     image_name,
     instance_problem,
+    is_coco,
     labeled_instances,
 )
 from .records import load_records
@@ -72,7 +74,24 @@ def _masks(info: dict) -> Iterator[tuple]:
             yield f'object {number}', box, instance.get('mask')
 
 
-def _count(dataset: Dataset, infos: List[dict], report: SplitReport) -> None:
+def tally_records(dataset: Dataset) -> ObjectTally:
+    """Count the objects that training uses and skips.
+
+    Args:
+        dataset (Dataset): A data set of detection, built with
+            ``lazy_init=True``.
+
+    Returns:
+        ObjectTally: Its objects.
+    """
+    if is_coco(dataset):
+        return tally_file(dataset)
+    return _count(dataset, load_records(dataset), SplitReport(''))
+
+
+def _count(
+    dataset: Dataset, infos: List[dict], report: SplitReport
+) -> ObjectTally:
     """Count images and objects, and find what is skipped or ignored."""
     names = tuple(dataset.metainfo.get('classes') or ())
     for name in names:
@@ -118,6 +137,7 @@ def _count(dataset: Dataset, infos: List[dict], report: SplitReport) -> None:
     report.counts['objects used'] += sum(tally.used.values())
     if not dataset.test_mode:
         report.extend(tally.findings())
+    return tally
 
 
 def _check_edges(

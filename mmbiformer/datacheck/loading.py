@@ -106,10 +106,24 @@ def _describe_empty(dataset: dict) -> str:
     root = next(leaf_settings(dataset)).get('data_root') or '.'
     return (
         f'the data set in data_root={osp.abspath(root)!r} is empty: no image '
-        'is left. Check that the annotations are not empty, and that their '
-        'category names are those of metainfo.classes. Its settings: '
-        f'{describe_dataset(dataset)}'
+        f'is left. {_skipped(dataset)}Check that the annotations are not '
+        'empty, and that their category names are those of metainfo.classes. '
+        f'Its settings: {describe_dataset(dataset)}'
     )
+
+
+def _skipped(dataset: dict) -> str:
+    """Say why objects are skipped, if that may have emptied a data set."""
+    # pycocotools, which it needs, takes a second to import.
+    from .instances import tally_records
+
+    try:
+        leaf = dict(next(leaf_settings(dataset)), lazy_init=True)
+        tally = tally_records(DATASETS.build(leaf))
+    except Exception:
+        # A data set of another kind: that it is empty is what is known.
+        return ''
+    return ''.join(f'{kind}: {where}. ' for kind, where in tally.findings())
 
 
 def _find_problem(dataset: dict) -> Optional[str]:

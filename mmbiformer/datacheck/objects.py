@@ -1,5 +1,6 @@
 """The objects of a detection data set: those that training skips, and why."""
 
+import json
 import logging
 from collections import Counter
 from itertools import compress
@@ -13,6 +14,7 @@ from mmbiformer.utils.datasets import leaf_datasets
 from mmbiformer.utils.errors import DataError
 from mmbiformer.utils.text import list_some
 
+from .polygons import polygon_problem
 from .report import Finding
 
 MOST = 0.5
@@ -175,6 +177,41 @@ def filters_objects(dataset: Dataset) -> bool:
     return getattr(parse, '__module__', '') == 'mmdet.datasets.coco'
 
 
+def check_category_ids(dataset: Dataset, name: str) -> None:
+    """Check that no category has two ids.
+
+    mmdet would number each id as a class of its own, so that the objects of
+    all later classes would get the wrong label.
+
+    Args:
+        dataset (Dataset): The data set, fully initialized.
+        name (str): Name of the data set, for messages.
+
+    Raises:
+        DataError: If one has.
+    """
+    for leaf in leaf_datasets(dataset):
+        if not is_coco(leaf) or len(leaf.cat_ids) <= len(
+            leaf.metainfo.get('classes') or ()
+        ):
+            continue
+        with open(leaf.ann_file, encoding='utf-8') as file:
+            categories = json.load(file)['categories']
+        ids: Dict[str, list] = {}
+        for category in categories:
+            ids.setdefault(category['name'], []).append(category['id'])
+        several = [
+            f'{one!r} has the ids {", ".join(map(repr, keys))}'
+            for one, keys in ids.items()
+            if len(keys) > 1
+        ]
+        if several:
+            raise DataError(
+                f'{name}: the category {list_some(several)}; merge them into '
+                'one in the annotations'
+            )
+
+
 def is_coco(dataset: Dataset) -> bool:
     """Tell whether a data set reads COCO's format as CocoDataset does.
 
@@ -284,13 +321,20 @@ def _count_coco(dataset: Dataset) -> Tuple[List[Finding], ObjectTally]:
         for name, key in zip(classes, dataset.cat_ids, strict=False)
         if images.get(key)
     }
+    with_mask = any(
+        getattr(step, 'with_mask', False)
+        for step in dataset.pipeline.transforms
+    )
     tally, seen = ObjectTally(), set()
     order = np.random.default_rng(0).permutation(len(dataset))
     for index in order.tolist():
         info = dataset.get_data_info(index)
         seen.add(info['img_id'])
-        for name, _, problem in labeled_instances(dataset, info):
+        for name, instance, problem in labeled_instances(dataset, info):
             tally.add(name, problem)
+            form = with_mask and polygon_problem(instance.get('mask'))
+            if form:
+                raise DataError(f'an object of {image_name(info)}: {form}')
         left -= tally.used.keys()
         if not left and len(seen) >= _SAMPLE:
             break

@@ -76,9 +76,26 @@ KINDS = {
     'mask that does not fit the image': Kind(
         STOPS, 'an error names the image'
     ),
+    'polygons in another form': Kind(
+        STOPS, 'an error names the object or the image'
+    ),
     'empty mask': Kind(NOTE, 'the box is learned, with an empty mask'),
     'mask larger than its box': Kind(NOTE, 'the mask is clipped to the box'),
     'mask outside its box': Kind(WRONG, 'the mask is learned as background'),
+    # What pycocotools evaluates.
+    'object without iscrowd': Kind(
+        STOPS, 'an error before training, if it is evaluated; write 0'
+    ),
+    'object that has no mask to evaluate': Kind(
+        STOPS, 'an error before training, if masks are evaluated'
+    ),
+    'object with the id 0': Kind(
+        NOTE, 'evaluation counts it as not detected; start the ids at 1'
+    ),
+    'no object to evaluate': Kind(STOPS, 'an error before training'),
+    'no info in the annotations': Kind(
+        STOPS, 'an error before training; only pycocotools 2.0.9 and 2.0.10'
+    ),
     # Image files.
     'missing image': Kind(STOPS, 'an error names the file'),
     'broken image': Kind(STOPS, 'an error names the file'),

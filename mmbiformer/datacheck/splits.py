@@ -9,6 +9,7 @@ from mmbiformer.utils.text import one_line
 
 from .checks import check_classes, check_data
 from .coco import check_coco
+from .evaluation import check_evaluator_files
 from .instances import check_instances
 from .label_maps import check_label_maps
 from .objects import is_coco, learns_boxes
@@ -72,6 +73,8 @@ def check_split(cfg: Config, split: str, workers: int = 2) -> SplitReport:
             )
     if not report.counts['images'] and not report.fatal:
         report.add('no image', cfg[loader].dataset.get('data_root') or split)
+    if split != 'train':
+        check_evaluator_files(cfg.get(f'{split}_evaluator') or [], report)
     amounts = [amount for amount, _ in report.classes.values()]
     if with_boxes and not any(amounts) and not report.fatal:
         report.add('no object', f'the classes are {list(report.classes)}')

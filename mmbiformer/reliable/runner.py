@@ -34,13 +34,14 @@ from mmbiformer.checkpoints.strict import strict_loading
 from mmbiformer.checkpoints.weights import load_all_weights, state_dict_of
 from mmbiformer.datacheck.checked_pipeline import check_samples
 from mmbiformer.datacheck.checks import check_annotations
+from mmbiformer.datacheck.evaluation import EvaluationCheck
 from mmbiformer.datacheck.loading import (
     check_not_empty,
     describe_dataset,
     loading_errors,
     settings_of,
 )
-from mmbiformer.datacheck.objects import check_objects
+from mmbiformer.datacheck.objects import check_category_ids, check_objects
 from mmbiformer.utils.building import config_errors, describe_unregistered
 from mmbiformer.utils.errors import (
     CheckpointError,
@@ -145,6 +146,7 @@ class CheckedRunner(Runner):
         super().register_default_hooks(hooks)
         if self.cfg.get('default_scope') == 'mmseg':
             self.register_hook(LabelCheck())
+        self.register_hook(EvaluationCheck())
         self.register_hook(IterationSeed())
         self.register_hook(InvalidLossCheck())
         self.register_hook(self._interruption)
@@ -256,6 +258,7 @@ class CheckedRunner(Runner):
         check_not_empty(loader.dataset, settings)
         seed_batches(loader)
         name = f'data set {describe_dataset(settings)}'
+        check_category_ids(loader.dataset, name)
         check_annotations(loader.dataset, name)
         check_objects(loader.dataset, name)
         check_samples(loader.dataset)
