@@ -6,6 +6,8 @@ from typing import Iterator, List
 
 from torch.utils.data import Dataset
 
+from mmbiformer.utils.errors import ConfigError
+
 from .checked_pipeline import CheckedPipeline
 from .coco import tally_file
 from .images import find_transform, inspect_all, inspect_image
@@ -16,8 +18,8 @@ from .objects import (
     ObjectTally,
     image_name,
     instance_problem,
-    is_coco,
     labeled_instances,
+    reads_coco,
 )
 from .records import load_records
 from .report import SplitReport
@@ -36,12 +38,20 @@ def check_instances(
             built with ``lazy_init=True``.
         report (SplitReport): Report to add counts and problems to.
         workers (int): Number of processes that read images.
+
+    Raises:
+        ConfigError: If its records are not images, but videos.
     """
     try:
         infos = load_records(dataset)
     except ValueError as error:
         report.add('data set cannot be read', error)
         return
+    if any('img_path' not in info for info in infos):
+        raise ConfigError(
+            f'data sets of type {type(dataset).__name__} are not supported: '
+            'their records are not images'
+        )
     _count(dataset, infos, report)
     inspect = partial(
         inspect_image,
@@ -84,7 +94,7 @@ def tally_records(dataset: Dataset) -> ObjectTally:
     Returns:
         ObjectTally: Its objects.
     """
-    if is_coco(dataset):
+    if reads_coco(type(dataset)):
         return tally_file(dataset)
     return _count(dataset, load_records(dataset), SplitReport(''))
 

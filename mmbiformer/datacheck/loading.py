@@ -14,6 +14,7 @@ from mmbiformer.utils.datasets import leaf_settings
 from mmbiformer.utils.errors import ConfigError, DataError, UserError
 from mmbiformer.utils.text import list_some, one_line, suggest
 
+from .objects import reads_coco
 from .records import RECORD_ERRORS, unreadable_record
 
 # What mmengine takes out of the settings of a dataloader.
@@ -144,10 +145,10 @@ def _annotation_problems(dataset: dict) -> List[str]:
     if isinstance(kind, str):
         with DATASETS.switch_scope_and_registry(None) as registry:
             kind = registry.get(kind)
-    if name and kind is not None and not hasattr(kind, 'COCOAPI'):
-        return unreadable_record(dataset)
-    if not name or not hasattr(kind, 'COCOAPI'):
+    if not name or kind is None:
         return []
+    if not reads_coco(kind):
+        return unreadable_record(dataset)
     # pycocotools, which it needs, takes a second to import.
     from .coco import annotation_problems
 

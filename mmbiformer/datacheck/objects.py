@@ -164,19 +164,6 @@ def instance_problem(instance: dict, info: dict) -> Optional[str]:
     return box_problem(box, info.get('height'), info.get('width'))
 
 
-def filters_objects(dataset: Dataset) -> bool:
-    """Tell whether a data set skips such boxes itself, as CocoDataset does.
-
-    Args:
-        dataset (Dataset): A data set without wrappers.
-
-    Returns:
-        bool: Whether it reads its objects as CocoDataset does.
-    """
-    parse = getattr(type(dataset), 'parse_data_info', None)
-    return getattr(parse, '__module__', '') == 'mmdet.datasets.coco'
-
-
 def check_category_ids(dataset: Dataset, name: str) -> None:
     """Check that no category has two ids.
 
@@ -191,7 +178,7 @@ def check_category_ids(dataset: Dataset, name: str) -> None:
         DataError: If one has.
     """
     for leaf in leaf_datasets(dataset):
-        if not is_coco(leaf) or len(leaf.cat_ids) <= len(
+        if not reads_coco(type(leaf)) or len(leaf.cat_ids) <= len(
             leaf.metainfo.get('classes') or ()
         ):
             continue
@@ -212,19 +199,24 @@ def check_category_ids(dataset: Dataset, name: str) -> None:
             )
 
 
-def is_coco(dataset: Dataset) -> bool:
-    """Tell whether a data set reads COCO's format as CocoDataset does.
+def _is_of_coco(kind: type, method: str) -> bool:
+    """Tell whether a class inherits a method of CocoDataset unchanged."""
+    function = getattr(kind, method, None)
+    return getattr(function, '__module__', '') == 'mmdet.datasets.coco'
+
+
+def reads_coco(kind: type) -> bool:
+    """Tell whether a data set reads files in COCO's format.
 
     Args:
-        dataset (Dataset): A data set without wrappers.
+        kind (type): Class of the data set.
 
     Returns:
-        bool: Whether it does; LVIS and others have keys of their own.
+        bool: Whether it does. LVIS and others have keys of their own, and so
+        has the panoptic format.
     """
-    load = getattr(type(dataset), 'load_data_list', None)
-    return getattr(
-        load, '__module__', ''
-    ) == 'mmdet.datasets.coco' and filters_objects(dataset)
+    api = getattr(getattr(kind, 'COCOAPI', None), '__name__', '')
+    return api == 'COCO' and _is_of_coco(kind, 'load_data_list')
 
 
 def learns_boxes(dataset: Dataset) -> bool:
@@ -273,7 +265,8 @@ def _check_leaf(dataset: Dataset, name: str) -> int:
     if dataset._indices is not None:
         # Some images only, for a trial: they need not have all classes.
         findings, tally, bad = [], *_count(dataset)
-    elif is_coco(dataset):
+    elif _is_of_coco(type(dataset), 'parse_data_info'):
+        # It has skipped boxes without area or outside the image.
         findings, tally, bad = *_count_coco(dataset), []
     else:
         tally, bad = _count(dataset)
@@ -350,10 +343,13 @@ def _count_coco(dataset: Dataset) -> Tuple[List[Finding], ObjectTally]:
     found = sum(tally.total.values())
     if not left and not other_type and found >= (1 - MOST) * written:
         return [], tally
-    # It imports pycocotools.
-    from .coco import tally_file
+    if reads_coco(type(dataset)):
+        # It imports pycocotools.
+        from .coco import tally_file
 
-    tally = tally_file(dataset)
+        tally = tally_file(dataset)
+    else:
+        tally, _ = _count(dataset)
     return list(tally.findings()), tally
 
 

@@ -11,7 +11,6 @@ from mmbiformer.utils.text import one_line
 RECORD_ERRORS = (
     AssertionError,
     AttributeError,
-    ImportError,
     LookupError,
     OSError,
     SyntaxError,
@@ -44,7 +43,7 @@ def load_records(dataset: Dataset) -> List[dict]:
     dataset.parse_data_info = parse_and_note
     try:
         return dataset.load_data_list()
-    except RECORD_ERRORS as error:
+    except (ImportError, *RECORD_ERRORS) as error:
         where = _record_name(current[0]) if current else dataset.ann_file
         raise ValueError(
             f'{where}: {type(error).__name__}: {one_line(error)}'

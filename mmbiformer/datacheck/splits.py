@@ -12,7 +12,7 @@ from .coco import check_coco
 from .evaluation import check_evaluator_files
 from .instances import check_instances
 from .label_maps import check_label_maps
-from .objects import is_coco, learns_boxes
+from .objects import learns_boxes, reads_coco
 from .report import SplitReport
 
 SPLITS = ('train', 'val', 'test')
@@ -59,7 +59,7 @@ def check_split(cfg: Config, split: str, workers: int = 2) -> SplitReport:
             report.add('data set cannot be read', one_line(error))
             continue
         with_boxes = with_boxes or learns_boxes(dataset)
-        if is_coco(dataset):
+        if reads_coco(type(dataset)):
             check_coco(dataset, report, workers)
         elif cfg.default_scope == 'mmseg' and hasattr(dataset, 'label_map'):
             check_label_maps(dataset, report, workers)
