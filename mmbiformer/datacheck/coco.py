@@ -65,7 +65,7 @@ def check_coco(dataset: Dataset, report: SplitReport, workers: int) -> None:
     tally = ObjectTally()
     objects = _check_objects(tables, images, names, min_size, tally, report)
     if not dataset.test_mode:
-        report.extend(tally.findings())
+        report.tallies.append(tally)
     with_mask = any(
         getattr(transform, 'with_mask', False)
         for transform in dataset.pipeline.transforms

@@ -146,7 +146,7 @@ def _count(
     report.counts['objects'] += sum(tally.total.values())
     report.counts['objects used'] += sum(tally.used.values())
     if not dataset.test_mode:
-        report.extend(tally.findings())
+        report.tallies.append(tally)
     return tally
 
 

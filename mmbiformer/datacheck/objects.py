@@ -77,6 +77,25 @@ class ObjectTally:
         if reason == NO_AREA and all(0 <= value <= 1 for value in box):
             self.normalized += bool(box)
 
+    @classmethod
+    def merge(cls, tallies: Sequence['ObjectTally']) -> 'ObjectTally':
+        """Add up the objects of several data sets.
+
+        Args:
+            tallies (Sequence[ObjectTally]): A tally of each.
+
+        Returns:
+            ObjectTally: That of all.
+        """
+        merged = cls()
+        for tally in tallies:
+            merged.total.update(tally.total)
+            merged.used.update(tally.used)
+            merged.normalized += tally.normalized
+            for name, reasons in tally.skipped.items():
+                merged.skipped.setdefault(name, Counter()).update(reasons)
+        return merged
+
     def findings(self) -> Iterator[Finding]:
         """Yield what is skipped to an extent that nobody wants.
 
@@ -252,38 +271,56 @@ def check_objects(dataset: Dataset, name: str) -> None:
             :data:`MOST` of all, or a detector would get no object at all.
     """
     leaves = [leaf for leaf in leaf_datasets(dataset) if learns_boxes(leaf)]
-    amounts = [_check_leaf(leaf, name) for leaf in leaves]
-    if amounts and not any(amounts):
+    counted = [_count_leaf(leaf) for leaf in leaves]
+    tally = ObjectTally.merge([tally for tally, _, _ in counted])
+    if any(doubtful for _, _, doubtful in counted):
+        tally = ObjectTally.merge([_recount(leaf) for leaf in leaves])
+    # A few images, for a trial, need not have all classes.
+    trial = any(leaf._indices is not None for leaf in leaves)
+    findings = [f'{kind}: {where}' for kind, where in tally.findings()]
+    if findings and not trial:
+        raise DataError(f'{name}: {". ".join(findings)}')
+    if leaves and not tally.total and not trial:
         raise DataError(
             f'{name} has no object; check that the names in metainfo.classes '
             'are those of the annotations'
         )
-
-
-def _check_leaf(dataset: Dataset, name: str) -> int:
-    """Skip objects of a data set without wrappers; return what is left."""
-    if dataset._indices is not None:
-        # Some images only, for a trial: they need not have all classes.
-        findings, tally, bad = [], *_count(dataset)
-    elif _is_of_coco(type(dataset), 'parse_data_info'):
-        # It has skipped boxes without area or outside the image.
-        findings, tally, bad = *_count_coco(dataset), []
-    else:
-        tally, bad = _count(dataset)
-        findings = tally.findings()
-    findings = [f'{kind}: {where}' for kind, where in findings]
-    if findings:
-        raise DataError(f'{name}: {". ".join(findings)}')
-    amount = sum(tally.total.values())
-    if bad:
-        _drop(dataset, {index for index, _ in bad})
+    for leaf, (_, bad, _) in zip(leaves, counted, strict=True):
+        _drop(leaf, {index for index, _ in bad})
+    where = [place for _, bad, _ in counted for _, place in bad]
+    if where:
         print_log(
-            f'{name}: {len(bad):,} of {amount:,} objects are skipped: '
-            f'{list_some([where for _, where in bad])}',
+            f'{name}: {len(where):,} of {sum(tally.total.values()):,} objects '
+            f'are skipped: {list_some(where)}',
             logger='current',
             level=logging.WARNING,
         )
-    return amount - len(bad)
+
+
+def _count_leaf(
+    dataset: Dataset,
+) -> Tuple[ObjectTally, List[Tuple[int, str]], bool]:
+    """Count the objects of a data set without wrappers.
+
+    Returns:
+        tuple: The tally, index and name of the objects to skip, and whether
+        the annotations must be read again, as the data set has skipped some.
+    """
+    if _is_of_coco(type(dataset), 'parse_data_info'):
+        tally, doubtful = _sample_coco(dataset)
+        return tally, [], doubtful and dataset._indices is None
+    tally, bad = _count(dataset)
+    return tally, bad, False
+
+
+def _recount(dataset: Dataset) -> ObjectTally:
+    """Count all objects in the annotations, those that were skipped too."""
+    if reads_coco(type(dataset)):
+        # It imports pycocotools.
+        from .coco import tally_file
+
+        return tally_file(dataset)
+    return _count(dataset)[0]
 
 
 def _count(dataset: Dataset) -> Tuple[ObjectTally, List[Tuple[int, str]]]:
@@ -299,13 +336,15 @@ def _count(dataset: Dataset) -> Tuple[ObjectTally, List[Tuple[int, str]]]:
     return tally, bad
 
 
-def _count_coco(dataset: Dataset) -> Tuple[List[Finding], ObjectTally]:
-    """Find what CocoDataset has skipped to an extent that nobody wants.
+def _sample_coco(dataset: Dataset) -> Tuple[ObjectTally, bool]:
+    """Count objects of CocoDataset until each class was seen.
 
-    It has removed those objects, but kept the images of each category. To
-    compare the two, as many images are looked at as it takes to see each
-    class, which is few of COCO's. If that leaves doubts, the file is read
-    again.
+    It has removed the objects that it skips, but kept the images of each
+    category. Few images of COCO show that no class is missing, and no more
+    than a share of the objects.
+
+    Returns:
+        tuple: The tally, and whether there are doubts.
     """
     images = dataset.cat_img_map
     classes = dataset.metainfo.get('classes') or ()
@@ -340,17 +379,8 @@ def _count_coco(dataset: Dataset) -> Tuple[List[Finding], ObjectTally]:
     other_type = any(
         str(key) in texts and key not in dataset.cat_ids for key in images
     )
-    found = sum(tally.total.values())
-    if not left and not other_type and found >= (1 - MOST) * written:
-        return [], tally
-    if reads_coco(type(dataset)):
-        # It imports pycocotools.
-        from .coco import tally_file
-
-        tally = tally_file(dataset)
-    else:
-        tally, _ = _count(dataset)
-    return list(tally.findings()), tally
+    few = sum(tally.total.values()) < (1 - MOST) * written
+    return tally, bool(left) or other_type or few
 
 
 def labeled_instances(
@@ -395,6 +425,8 @@ def is_ignored(dataset: Dataset, instance: dict) -> bool:
 
 def _drop(dataset: Dataset, indices: Set[int]) -> None:
     """Remove the objects that cannot be trained on from some images."""
+    if not indices:
+        return
     infos = [dataset.get_data_info(index) for index in range(len(dataset))]
     for index in indices:
         info = infos[index]

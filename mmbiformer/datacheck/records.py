@@ -1,6 +1,8 @@
 """Read the records of a data set, and name the one that cannot be read."""
 
-from typing import List
+import gc
+from contextlib import contextmanager
+from typing import Iterator, List
 
 from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
@@ -17,6 +19,25 @@ RECORD_ERRORS = (
     TypeError,
     ValueError,
 )
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Pause Python's garbage collection.
+
+    Annotations are millions of small objects without cycles. The collector
+    looks at all of them again and again while they are read.
+
+    Yields:
+        None: The block.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def load_records(dataset: Dataset) -> List[dict]:

@@ -141,6 +141,9 @@ class SplitReport:
 
     Args:
         name (str): Name of the data set.
+
+    Attributes:
+        tallies (list[ObjectTally]): The objects of each data set to train on.
     """
 
     def __init__(self, name: str) -> None:
@@ -150,6 +153,7 @@ class SplitReport:
         self.unit = 'objects'
         self.problems: Dict[str, List[str]] = {}
         self.remarks: List[str] = []
+        self.tallies: list = []
 
     def add(self, kind: str, where: object) -> None:
         """Add a problem.

@@ -12,7 +12,7 @@ from .coco import check_coco
 from .evaluation import check_evaluator_files
 from .instances import check_instances
 from .label_maps import check_label_maps
-from .objects import learns_boxes, reads_coco
+from .objects import ObjectTally, learns_boxes, reads_coco
 from .report import SplitReport
 
 SPLITS = ('train', 'val', 'test')
@@ -73,6 +73,7 @@ def check_split(cfg: Config, split: str, workers: int = 2) -> SplitReport:
             )
     if not report.counts['images'] and not report.fatal:
         report.add('no image', cfg[loader].dataset.get('data_root') or split)
+    report.extend(ObjectTally.merge(report.tallies).findings())
     if split != 'train':
         check_evaluator_files(cfg.get(f'{split}_evaluator') or [], report)
     amounts = [amount for amount, _ in report.classes.values()]

@@ -42,6 +42,7 @@ from mmbiformer.datacheck.loading import (
     settings_of,
 )
 from mmbiformer.datacheck.objects import check_category_ids, check_objects
+from mmbiformer.datacheck.records import collection_paused
 from mmbiformer.utils.building import config_errors, describe_unregistered
 from mmbiformer.utils.errors import (
     CheckpointError,
@@ -252,7 +253,7 @@ class CheckedRunner(Runner):
         if isinstance(dataloader, DataLoader):
             return Runner.build_dataloader(dataloader)
         dataloader = shield_workers(dataloader, seed)
-        with loading_errors(dataloader):
+        with loading_errors(dataloader), collection_paused():
             loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         settings = settings_of(dataloader)
         check_not_empty(loader.dataset, settings)

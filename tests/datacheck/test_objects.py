@@ -153,3 +153,20 @@ def test_some_images_for_a_trial(voc):
     assert train(voc) == NAMES[:1]
     report = check_split(voc.cfg, 'train', workers=1)
     assert not report.fatal
+
+
+def test_a_class_may_be_skipped_in_one_of_several_data_sets(voc):
+    whole = voc.dataset.to_dict()
+    voc.boxes = [[cat, (*dog, 'difficult')] for cat, dog in voc.boxes]
+    voc.boxes[3] = [('cat', 11, 11, 31, 31), ('dog', 5, 5, 30, 30)]
+    voc.save()
+    (voc.folder / 'most.txt').write_text('0\n1\n2\n')
+    parts = [dict(whole, ann_file='most.txt'), whole]
+    voc.cfg.train_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=parts, ignore_keys=['dataset_type']
+    )
+    assert not check_split(voc.cfg, 'train', workers=1).fatal
+    assert len(train(voc)) == 7
+    voc.cfg.train_dataloader.dataset.datasets = parts[:1]
+    with pytest.raises(DataError, match='class whose objects are all skip'):
+        train(voc)

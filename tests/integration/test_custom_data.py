@@ -65,7 +65,11 @@ def write_voc(root, split, content):
     for image in content['images']:
         name = f'{split}_{image["id"]}'
         listed.append(name)
-        objects = ''
+        # A slip of the mouse, as in public data sets; training skips it.
+        objects = (
+            '<object><name>oak</name><bndbox><xmin>9</xmin><ymin>9</ymin>'
+            '<xmax>9</xmax><ymax>30</ymax></bndbox></object>'
+        ) * (split == 'train' and image['id'] < 3)
         for item in content['annotations']:
             if item['image_id'] == image['id']:
                 x, y, width, height = item['bbox']
