@@ -6,8 +6,10 @@ import json
 import numpy as np
 import pytest
 from mmdet.evaluation import CocoMetric
+from mmengine.registry import DATASETS
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
+from toy import toy_runner
 
 from mmbiformer.datacheck import evaluation
 from mmbiformer.datacheck.evaluation import check_metric, needs_info
@@ -153,3 +155,29 @@ def test_metrics_that_read_no_file_are_accepted(evaluated):
     coco, _ = evaluated
     check_metric(CocoMetric(metric='bbox'))
     check_metric(json)
+
+
+@pytest.mark.parametrize('testing', [False, True])
+def test_a_run_ends_before_its_first_iteration(
+    coco, tmp_path, monkeypatch, testing
+):
+    for item in coco.content['annotations']:
+        del item['iscrowd']
+    coco.save()
+    metainfo = dict(classes=('cat', 'dog'))
+    monkeypatch.setattr(DATASETS.get('ToyDataset'), 'metainfo', metainfo)
+    evaluator = dict(
+        type='mmdet.CocoMetric', ann_file=str(coco.folder / 'a.json')
+    )
+    loader = dict(dataset=dict(type='ToyDataset'), batch_size=1, num_workers=0)
+    loader.update(sampler=dict(type='DefaultSampler', shuffle=False))
+    runner = toy_runner(
+        tmp_path / 'run',
+        val_evaluator=evaluator,
+        test_evaluator=evaluator,
+        test_dataloader=loader,
+        test_cfg={},
+    )
+    with pytest.raises(DataError, match='object without iscrowd: object 0'):
+        runner.test() if testing else runner.train()
+    assert not runner.started
