@@ -1,8 +1,10 @@
 """Check the objects and images of a detection data set of any format."""
 
+import os.path as osp
 from collections import Counter
 from functools import partial
 from typing import Iterator, List
+from xml.etree import ElementTree
 
 from torch.utils.data import Dataset
 
@@ -53,6 +55,7 @@ def check_instances(
             'their records are not images'
         )
     _count(dataset, infos, report)
+    _find_other_names(dataset, infos, report)
     inspect = partial(
         inspect_image,
         loader=find_transform(dataset, 'LoadImage'),
@@ -148,6 +151,23 @@ def _count(
     if not dataset.test_mode:
         report.tallies.append(tally)
     return tally
+
+
+def _find_other_names(
+    dataset: Dataset, infos: List[dict], report: SplitReport
+) -> None:
+    """Find objects in XML files that are of no class, and thus skipped."""
+    amounts = Counter(
+        name.text
+        for info in infos
+        if osp.isfile(info.get('xml_path', ''))
+        for name in ElementTree.parse(info['xml_path']).iterfind('object/name')
+    )
+    report.extend(
+        ('category that is not a class', f'{name!r}, with {amount:,} objects')
+        for name, amount in amounts.items()
+        if name not in dataset.metainfo['classes']
+    )
 
 
 def _check_edges(

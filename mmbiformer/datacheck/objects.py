@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os.path as osp
 from collections import Counter
 from itertools import compress
 from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
@@ -197,9 +198,8 @@ def check_category_ids(dataset: Dataset, name: str) -> None:
         DataError: If one has.
     """
     for leaf in leaf_datasets(dataset):
-        if not reads_coco(type(leaf)) or len(leaf.cat_ids) <= len(
-            leaf.metainfo.get('classes') or ()
-        ):
+        classes = leaf.metainfo.get('classes') or ()
+        if not _has_file(leaf) or len(leaf.cat_ids) <= len(classes):
             continue
         with open(leaf.ann_file, encoding='utf-8') as file:
             categories = json.load(file)['categories']
@@ -238,6 +238,11 @@ def reads_coco(kind: type) -> bool:
     return api == 'COCO' and _is_of_coco(kind, 'load_data_list')
 
 
+def _has_file(dataset: Dataset) -> bool:
+    """Tell whether the annotations are a local file in COCO's format."""
+    return reads_coco(type(dataset)) and osp.isfile(dataset.ann_file)
+
+
 def learns_boxes(dataset: Dataset) -> bool:
     """Tell whether a data set is one that a detector learns boxes from.
 
@@ -253,6 +258,19 @@ def learns_boxes(dataset: Dataset) -> bool:
         and hasattr(dataset, 'load_data_list')
         and any(getattr(step, 'with_bbox', False) for step in steps)
     )
+
+
+def needs_objects(dataset: Dataset) -> bool:
+    """Tell whether a detector learns nothing from a data set without objects.
+
+    Args:
+        dataset (Dataset): A data set without wrappers.
+
+    Returns:
+        bool: Whether it is so; a panoptic one may have stuff only.
+    """
+    api = getattr(getattr(dataset, 'COCOAPI', None), '__name__', '')
+    return learns_boxes(dataset) and api != 'COCOPanoptic'
 
 
 def check_objects(dataset: Dataset, name: str) -> None:
@@ -280,7 +298,8 @@ def check_objects(dataset: Dataset, name: str) -> None:
     findings = [f'{kind}: {where}' for kind, where in tally.findings()]
     if findings and not trial:
         raise DataError(f'{name}: {". ".join(findings)}')
-    if leaves and not tally.total and not trial:
+    needed = leaves and all(map(needs_objects, leaves))
+    if needed and not tally.total and not trial:
         raise DataError(
             f'{name} has no object; check that the names in metainfo.classes '
             'are those of the annotations'
@@ -315,7 +334,7 @@ def _count_leaf(
 
 def _recount(dataset: Dataset) -> ObjectTally:
     """Count all objects in the annotations, those that were skipped too."""
-    if reads_coco(type(dataset)):
+    if _has_file(dataset):
         # It imports pycocotools.
         from .coco import tally_file
 

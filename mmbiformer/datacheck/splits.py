@@ -12,7 +12,7 @@ from .coco import check_coco
 from .evaluation import check_evaluator_files
 from .instances import check_instances
 from .label_maps import check_label_maps
-from .objects import ObjectTally, learns_boxes, reads_coco
+from .objects import ObjectTally, needs_objects, reads_coco
 from .report import SplitReport
 
 SPLITS = ('train', 'val', 'test')
@@ -51,14 +51,14 @@ def check_split(cfg: Config, split: str, workers: int = 2) -> SplitReport:
         )
         return report
     init_default_scope(cfg.default_scope)
-    with_boxes = False
+    needed = True
     for settings in leaf_settings(cfg[loader].dataset):
         try:
             dataset = DATASETS.build(dict(settings, lazy_init=True))
         except (AssertionError, LookupError, TypeError, ValueError) as error:
             report.add('data set cannot be read', one_line(error))
             continue
-        with_boxes = with_boxes or learns_boxes(dataset)
+        needed = needed and needs_objects(dataset)
         if reads_coco(type(dataset)):
             check_coco(dataset, report, workers)
         elif cfg.default_scope == 'mmseg' and hasattr(dataset, 'label_map'):
@@ -77,7 +77,7 @@ def check_split(cfg: Config, split: str, workers: int = 2) -> SplitReport:
     if split != 'train':
         check_evaluator_files(cfg.get(f'{split}_evaluator') or [], report)
     amounts = [amount for amount, _ in report.classes.values()]
-    if with_boxes and not any(amounts) and not report.fatal:
+    if needed and not any(amounts) and not report.fatal:
         report.add('no object', f'the classes are {list(report.classes)}')
     report.extend(
         ('class without objects', name)

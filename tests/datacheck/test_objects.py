@@ -77,6 +77,10 @@ def test_no_class_has_an_object(voc):
     voc.save()
     report = check_split(voc.cfg, 'train', workers=1)
     assert report.fatal == ['no object']
+    assert report.problems['category that is not a class'] == [
+        "'cat', with 4 objects",
+        "'dog', with 4 objects",
+    ]
     with pytest.raises(DataError, match='is empty'):
         train(voc)
     voc.dataset.filter_cfg = None
