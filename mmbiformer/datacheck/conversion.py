@@ -1,5 +1,6 @@
 """What the converters of annotations have in common."""
 
+import argparse
 import json
 import shutil
 import tempfile
@@ -9,6 +10,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
+import yaml
 from mmengine.utils import track_progress
 from PIL import Image
 from pycocotools import mask as mask_utils
@@ -108,8 +110,6 @@ def read_classes(path: Path) -> List[str]:
         MissingFileError: If there is no such file.
         DataError: If there is no name, or one twice.
     """
-    import yaml
-
     if not path.is_file():
         raise MissingFileError(f'--classes={str(path)!r} is not a file')
     text = path.read_text(encoding='utf-8')
@@ -133,7 +133,7 @@ def read_classes(path: Path) -> List[str]:
     return names
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that all converters to COCO's format have.
 
     Args:
