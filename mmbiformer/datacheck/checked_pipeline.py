@@ -20,6 +20,8 @@ from mmbiformer.utils.datasets import leaf_datasets
 from mmbiformer.utils.errors import DataError, PipelineError, UserError
 from mmbiformer.utils.text import one_line
 
+from .polygons import polygon_problem
+
 # Steps that load files, and what they raise if a file is broken.
 _LOADERS = (LoadAnnotations, LoadImageFromFile)
 _OF_FILES = (AssertionError, OSError, ValueError, cv2.error)
@@ -189,6 +191,9 @@ def check_mask(mask: object, size: Tuple[int, int]) -> None:
             not that of the image. The COCO API would leave pixels of such a
             mask undefined.
     """
+    problem = polygon_problem(mask)
+    if problem:
+        raise DataError(problem)
     if isinstance(mask, list):
         for polygon in mask:
             try:

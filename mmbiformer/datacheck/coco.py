@@ -13,6 +13,15 @@ from mmbiformer.utils.text import one_line
 
 from .checked_pipeline import CheckedPipeline
 from .images import find_transform, inspect_all, inspect_image
+from .objects import (
+    CROWD,
+    NO_AREA,
+    OTHER_TYPE,
+    OUTSIDE,
+    SMALL_IMAGE,
+    ZERO_AREA,
+    ObjectTally,
+)
 from .reference_counts import REFERENCE_COUNTS, compare_counts
 from .report import SplitReport
 
@@ -52,12 +61,16 @@ def check_coco(dataset: Dataset, report: SplitReport, workers: int) -> None:
                 f'{image["file_name"]}',
             )
         images[image['id']] = image
-    objects = _check_objects(tables, images, names, report)
+    min_size = _min_size(dataset)
+    tally = ObjectTally()
+    objects = _check_objects(tables, images, names, min_size, tally, report)
+    if not dataset.test_mode:
+        report.tallies.append(tally)
     with_mask = any(
         getattr(transform, 'with_mask', False)
         for transform in dataset.pipeline.transforms
     )
-    _count(dataset, tables, images, objects, names, report)
+    _count(dataset, tables, images, objects, names, min_size, report)
     inspect = partial(
         inspect_image,
         loader=find_transform(dataset, 'LoadImage'),
@@ -113,6 +126,32 @@ def annotation_problems(path: str) -> List[str]:
     ]
 
 
+def tally_file(dataset: Dataset) -> ObjectTally:
+    """Count the objects that mmdet uses and skips in an annotation file.
+
+    Args:
+        dataset (Dataset): mmdet's CocoDataset or one derived from it.
+
+    Returns:
+        ObjectTally: The objects of its classes.
+    """
+    tally, report = ObjectTally(), SplitReport('')
+    with open(dataset.ann_file, encoding='utf-8') as file:
+        content = json.load(file)
+    tables = {key: _records(content, key, report) for key in _KEYS}
+    names = _check_names(tables, tuple(dataset.metainfo['classes']), report)
+    images = {image['id']: image for image in tables['images']}
+    _check_objects(tables, images, names, _min_size(dataset), tally, report)
+    return tally
+
+
+def _min_size(dataset: Dataset) -> float:
+    """Return the side in pixels below which images are not trained on."""
+    if dataset.test_mode:
+        return 0
+    return (dataset.filter_cfg or {}).get('min_size', 0)
+
+
 def _records(content: object, key: str, report: SplitReport) -> List[dict]:
     """Return the records of a table that mmdet can read."""
     table = content.get(key, []) if isinstance(content, dict) else None
@@ -156,7 +195,8 @@ def _is_valid(name: str, value: object) -> bool:
             and not any(map(isinf, value[2:]))
         )
     if name in ('height', 'width'):
-        return isinstance(value, int) and value > 0
+        # Some tools write 160.0, which mmdet reads like 160.
+        return _is_valid('area', value) and value > 0
     if name == 'area':
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, (int, str))
@@ -169,12 +209,18 @@ def _check_names(
 ) -> Dict[object, str]:
     """Compare classes and categories; return the class of each category."""
     categories = tables['categories']
-    for key in ('id', 'name'):
-        amounts = Counter(category[key] for category in categories)
+    for key, other in (('id', 'name'), ('name', 'id')):
+        same: Dict[object, list] = {}
+        for category in categories:
+            same.setdefault(category[key], []).append(category[other])
         report.extend(
-            ('duplicate category', f'{key}={value!r}')
-            for value, amount in amounts.items()
-            if amount > 1
+            (
+                'duplicate category',
+                f'{key}={value!r} has the {other}s '
+                f'{", ".join(map(repr, found))}',
+            )
+            for value, found in same.items()
+            if len(found) > 1
         )
     names = [category['name'] for category in categories]
     numbered = [name for name in names if name in classes]
@@ -209,14 +255,21 @@ def _check_objects(
     tables: Dict[str, List[dict]],
     images: Dict[object, dict],
     names: Dict[object, str],
+    min_size: float,
+    tally: ObjectTally,
     report: SplitReport,
 ) -> Dict[object, List[dict]]:
     """Check the objects; return those that mmdet uses, by image."""
     kept: Dict[object, List[dict]] = {}
     categories = {category['id'] for category in tables['categories']}
+    # Ids that only differ in their type.
+    texts = {str(key): name for key, name in names.items()}
+    image_texts = set(map(str, images))
     seen = set()
     for item in tables['annotations']:
         where = f'object {item["id"]}'
+        category = item['category_id']
+        name = names.get(category)
         if item['id'] in seen:
             report.add('duplicate object id', where)
         seen.add(item['id'])
@@ -226,35 +279,54 @@ def _check_objects(
                 'object with an unknown image',
                 f'{where}: image_id={item["image_id"]!r}',
             )
+            if name and str(item['image_id']) in image_texts:
+                tally.add(name, OTHER_TYPE)
             continue
         where = f'{image["file_name"]}, {where}'
-        if item['category_id'] not in categories:
+        if category not in categories:
             report.add(
                 'object with an unknown category',
-                f'{where}: category_id={item["category_id"]!r}',
+                f'{where}: category_id={category!r}',
             )
-        if item['category_id'] not in names or item.get('ignore'):
+            if str(category) in texts:
+                tally.add(texts[str(category)], OTHER_TYPE)
+        if name is None:
+            continue
+        if item.get('ignore'):
+            tally.add(name, CROWD)
             continue
         x, y, width, height = item['bbox']
         right, bottom = x + width, y + height
         where = f'{where}: bbox={item["bbox"]}'
         # The rule of mmdet's CocoDataset; comparisons with NaN are false.
         if width < 1 or height < 1 or item['area'] <= 0:
-            report.add('box without area', f'{where}, area={item["area"]}')
-        elif not (
+            report.add(NO_AREA, f'{where}, area={item["area"]}')
+            if width < 1 or height < 1:
+                tally.add(name, NO_AREA, item['bbox'])
+            else:
+                tally.add(name, ZERO_AREA)
+            continue
+        if not (
             min(right, image['width']) > max(x, 0)
             and min(bottom, image['height']) > max(y, 0)
         ):
-            report.add('box outside the image', where)
+            report.add(OUTSIDE, where)
+            tally.add(name, OUTSIDE)
+            continue
+        kept.setdefault(item['image_id'], []).append(item)
+        if item.get('iscrowd'):
+            tally.add(name, CROWD)
+        elif min(image['height'], image['width']) < min_size:
+            tally.add(name, SMALL_IMAGE)
         else:
-            kept.setdefault(item['image_id'], []).append(item)
-            # Tolerate rounding.
-            if (
-                min(x, y) < -1
-                or right > image['width'] + 1
-                or bottom > image['height'] + 1
-            ):
-                report.add('box partly outside the image', where)
+            tally.add(name)
+        # Tolerate rounding.
+        if (
+            min(x, y) < -1
+            or right > image['width'] + 1
+            or bottom > image['height'] + 1
+        ):
+            report.add('box partly outside the image', where)
     return kept
 
 
@@ -264,6 +336,7 @@ def _count(
     images: Dict[object, dict],
     objects: Dict[object, List[dict]],
     names: Dict[object, str],
+    min_size: float,
     report: SplitReport,
 ) -> None:
     """Count images and objects, and find images that the data set skips."""
@@ -295,8 +368,6 @@ def _count(
         for name, amount in amounts.items():
             total, num_images = report.classes[name]
             report.classes[name] = total + amount, num_images + 1
-    filter_cfg = dataset.filter_cfg or {}
-    min_size = 0 if dataset.test_mode else filter_cfg.get('min_size', 0)
     for key, image in images.items():
         if key not in with_objects:
             report.add('image without objects', image['file_name'])

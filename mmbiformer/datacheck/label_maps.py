@@ -23,7 +23,7 @@ from .images import find_transform, inspect_all, inspect_image, pop_finding
 from .reference_counts import REFERENCE_COUNTS, compare_counts
 from .report import Finding, SplitReport
 
-_IMAGE_SUFFIXES = (
+IMAGE_SUFFIXES = (
     *('.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.tif', '.tiff'),
     *('.webp', '.gif', '.ppm', '.pgm'),
 )
@@ -90,7 +90,7 @@ def _check_folders(
     if dataset.ann_file:
         return
     for key, suffix, kind in (
-        ('img_path', _IMAGE_SUFFIXES, 'image with another suffix'),
+        ('img_path', IMAGE_SUFFIXES, 'image with another suffix'),
         ('seg_map_path', dataset.seg_map_suffix, 'label map without an image'),
     ):
         folder = dataset.data_prefix.get(key)

@@ -15,6 +15,8 @@ from mmbiformer.utils.errors import ConfigError, DataError, UserError
 from mmbiformer.utils.text import list_some, one_line, shorten, suggest
 
 from .checks import check_annotations
+from .objects import reads_coco
+from .records import RECORD_ERRORS, unreadable_record
 
 # What mmengine takes out of the settings of a dataloader.
 _LOADER_SETTINGS = ('num_batch_per_epoch', 'disable_subprocess_warning')
@@ -48,7 +50,7 @@ def loading_errors(dataloader: dict) -> Iterator[None]:
             f'a file of this data set cannot be read ({one_line(error)}): '
             f'{describe_dataset(dataset)}'
         ) from error
-    except (AssertionError, LookupError, TypeError, ValueError) as error:
+    except RECORD_ERRORS as error:
         if config_problem(error, dataloader) is not None:
             raise
         problem = _loader_problem(dataloader)
@@ -127,10 +129,24 @@ def _describe_empty(dataset: dict) -> str:
     root = next(leaf_settings(dataset), {}).get('data_root') or '.'
     return (
         f'the data set in data_root={osp.abspath(root)!r} is empty: no image '
-        'is left. Check that the annotations are not empty, and that their '
-        'category names are those of metainfo.classes. Its settings: '
-        f'{describe_dataset(dataset)}'
+        f'is left. {_skipped(dataset)}Check that the annotations are not '
+        'empty, and that their category names are those of metainfo.classes. '
+        f'Its settings: {describe_dataset(dataset)}'
     )
+
+
+def _skipped(dataset: dict) -> str:
+    """Say why objects are skipped, if that may have emptied a data set."""
+    # pycocotools, which it needs, takes a second to import.
+    from .instances import tally_records
+
+    try:
+        leaf = dict(next(leaf_settings(dataset)), lazy_init=True)
+        tally = tally_records(DATASETS.build(leaf))
+    except Exception:
+        # A data set of another kind: that it is empty is what is known.
+        return ''
+    return ''.join(f'{kind}: {where}. ' for kind, where in tally.findings())
 
 
 def _find_problem(dataset: dict) -> Optional[str]:
@@ -150,13 +166,15 @@ def _find_problem(dataset: dict) -> Optional[str]:
 
 
 def _annotation_problems(dataset: dict) -> List[str]:
-    """Return what is wrong in the annotation file of a COCO data set."""
+    """Return what is wrong in the annotations of a detection data set."""
     name, kind = dataset.get('ann_file'), dataset.get('type')
     if isinstance(kind, str):
         with DATASETS.switch_scope_and_registry(None) as registry:
             kind = registry.get(kind)
-    if not name or not hasattr(kind, 'COCOAPI'):
+    if not name or kind is None:
         return []
+    if not reads_coco(kind):
+        return unreadable_record(dataset)
     # pycocotools, which it needs, takes a second to import.
     from .coco import annotation_problems
 

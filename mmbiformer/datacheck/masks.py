@@ -6,6 +6,7 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 from .checked_pipeline import check_mask
+from .polygons import polygon_problem
 from .report import Finding
 
 
@@ -26,6 +27,9 @@ def inspect_mask(
     """
     if not mask:
         return 'object without a mask', ''
+    problem = polygon_problem(mask)
+    if problem:
+        return 'polygons in another form', f': {problem}'
     try:
         check_mask(mask, size)
     except ValueError as error:

@@ -1,6 +1,7 @@
 """Check the annotations and files of a panoptic data set."""
 
 import os.path as osp
+from collections import Counter
 from copy import deepcopy
 from functools import partial
 from typing import Callable, List
@@ -8,11 +9,12 @@ from typing import Callable, List
 from mmengine.dataset import Compose
 from torch.utils.data import Dataset
 
-from mmbiformer.utils.errors import DataError
 from mmbiformer.utils.text import one_line
 
 from .checks import check_annotations
 from .images import find_transform, inspect_all, inspect_image
+from .instances import count_objects
+from .records import load_records
 from .report import Finding, SplitReport
 
 
@@ -27,37 +29,22 @@ def check_panoptic(
         report (SplitReport): Report to add counts and problems to.
         workers (int): Number of processes that read images.
     """
-    path = dataset.ann_file
-    # An empty list cannot be serialized.
-    dataset.serialize_data = False
     try:
-        dataset.full_init()
-    except (
-        AssertionError,
-        LookupError,
-        OSError,
-        TypeError,
-        ValueError,
-    ) as error:
-        problem = f'{type(error).__name__}: {one_line(error)}'
-        report.add('data set cannot be read', f'{path}: {problem}')
-        return
-    try:
-        check_annotations(dataset, path)
-    except DataError as error:
+        infos = load_records(dataset)
+        check_annotations(dataset, dataset.ann_file)
+    except ValueError as error:
         report.add('data set cannot be read', error)
         return
-    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
-    report.counts['images'] += len(infos)
-    for name in dataset.metainfo['classes']:
-        report.classes.setdefault(name, (0, 0))
+    count_objects(dataset, infos, report)
     for info in infos:
-        labels = [one['category'] for one in info['segments_info']]
-        report.counts['objects'] += len(labels)
-        for label in sorted(set(labels)):
-            name = dataset.metainfo['classes'][label]
+        stuff = Counter(
+            dataset.metainfo['classes'][segment['category']]
+            for segment in info['segments_info']
+            if not segment['is_thing']
+        )
+        for name, amount in stuff.items():
             total, images = report.classes[name]
-            report.classes[name] = total + labels.count(label), images + 1
+            report.classes[name] = total + amount, images + 1
     inspect = partial(
         _inspect,
         loader=find_transform(dataset, 'LoadImage'),

@@ -34,12 +34,17 @@ KINDS = {
     'heads do not fit the classes': Kind(STOPS, 'an error names the head'),
     'data set cannot be read': Kind(STOPS, 'an error names the data set'),
     'no image': Kind(STOPS, 'an error names the data set'),
+    'no object': Kind(STOPS, 'an error names the data set'),
     'class without a category': Kind(STOPS, 'an error names the classes'),
     'classes in a different order': Kind(
         STOPS, 'an error shows the order of the categories'
     ),
     'duplicate category': Kind(STOPS, 'an error names the classes'),
     'category that is not a class': Kind(SKIPPED, 'its objects are skipped'),
+    'class whose objects are all skipped': Kind(
+        STOPS, 'an error names the class and the reasons'
+    ),
+    'most objects are skipped': Kind(STOPS, 'an error names the reasons'),
     'class without objects': Kind(
         NOTE, 'not learned in training, not counted in testing'
     ),
@@ -71,9 +76,26 @@ KINDS = {
     'mask that does not fit the image': Kind(
         STOPS, 'an error names the image'
     ),
+    'polygons in another form': Kind(
+        STOPS, 'an error names the object or the image'
+    ),
     'empty mask': Kind(NOTE, 'the box is learned, with an empty mask'),
     'mask larger than its box': Kind(NOTE, 'the mask is clipped to the box'),
     'mask outside its box': Kind(WRONG, 'the mask is learned as background'),
+    # What pycocotools evaluates.
+    'object without iscrowd': Kind(
+        STOPS, 'an error before training, if it is evaluated; write 0'
+    ),
+    'object that has no mask to evaluate': Kind(
+        STOPS, 'an error before training, if masks are evaluated'
+    ),
+    'object with the id 0': Kind(
+        NOTE, 'evaluation counts it as not detected; start the ids at 1'
+    ),
+    'no object to evaluate': Kind(STOPS, 'an error before training'),
+    'no info in the annotations': Kind(
+        STOPS, 'an error before training; only pycocotools 2.0.9 and 2.0.10'
+    ),
     # Image files.
     'missing image': Kind(STOPS, 'an error names the file'),
     'broken image': Kind(STOPS, 'an error names the file'),
@@ -119,6 +141,9 @@ class SplitReport:
 
     Args:
         name (str): Name of the data set.
+
+    Attributes:
+        tallies (list[ObjectTally]): The objects of each data set to train on.
     """
 
     def __init__(self, name: str) -> None:
@@ -128,6 +153,7 @@ class SplitReport:
         self.unit = 'objects'
         self.problems: Dict[str, List[str]] = {}
         self.remarks: List[str] = []
+        self.tallies: list = []
 
     def add(self, kind: str, where: object) -> None:
         """Add a problem.

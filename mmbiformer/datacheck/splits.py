@@ -9,7 +9,10 @@ from mmbiformer.utils.text import one_line
 
 from .checks import check_classes, check_data
 from .coco import check_coco
+from .evaluation import check_evaluator_files
+from .instances import check_instances
 from .label_maps import check_label_maps
+from .objects import ObjectTally, is_panoptic, needs_objects, reads_coco
 from .panoptic import check_panoptic
 from .report import SplitReport
 
@@ -49,28 +52,36 @@ def check_split(cfg: Config, split: str, workers: int = 2) -> SplitReport:
         )
         return report
     init_default_scope(cfg.default_scope)
+    needed = True
     for settings in leaf_settings(cfg[loader].dataset):
         try:
             dataset = DATASETS.build(dict(settings, lazy_init=True))
         except (AssertionError, LookupError, TypeError, ValueError) as error:
             report.add('data set cannot be read', one_line(error))
             continue
-        api = getattr(getattr(dataset, 'COCOAPI', None), '__name__', '')
-        if api == 'COCOPanoptic':
+        needed = needed and needs_objects(dataset)
+        if is_panoptic(dataset):
             check_panoptic(dataset, report, workers)
-        elif api == 'COCO':
+        elif reads_coco(type(dataset)):
             check_coco(dataset, report, workers)
         elif cfg.default_scope == 'mmseg' and hasattr(dataset, 'label_map'):
             check_label_maps(dataset, report, workers)
+        elif hasattr(dataset, 'parse_data_info'):
+            check_instances(dataset, report, workers)
         else:
             raise ConfigError(
                 f'{loader}: data sets of type {type(dataset).__name__} are '
-                'not supported; supported are CocoDataset, '
-                'CocoPanopticDataset, BaseSegDataset and types derived from '
-                'them'
+                "not supported; supported are mmdet's BaseDetDataset, mmseg's "
+                'BaseSegDataset and types derived from them'
             )
     if not report.counts['images'] and not report.fatal:
         report.add('no image', cfg[loader].dataset.get('data_root') or split)
+    report.extend(ObjectTally.merge(report.tallies).findings())
+    if split != 'train':
+        check_evaluator_files(cfg.get(f'{split}_evaluator') or [], report)
+    amounts = [amount for amount, _ in report.classes.values()]
+    if needed and not any(amounts) and not report.fatal:
+        report.add('no object', f'the classes are {list(report.classes)}')
     report.extend(
         ('class without objects', name)
         for name, (amount, _) in report.classes.items()

@@ -40,13 +40,17 @@ from mmbiformer.checkpoints.plain_data import to_plain
 from mmbiformer.checkpoints.strict import strict_loading
 from mmbiformer.checkpoints.weights import load_all_weights, state_dict_of
 from mmbiformer.datacheck.checked_pipeline import check_samples
+from mmbiformer.datacheck.evaluation import EvaluationCheck
 from mmbiformer.datacheck.evaluators import check_evaluator
 from mmbiformer.datacheck.loading import (
     check_leaves,
     check_not_empty,
+    describe_dataset,
     loading_errors,
     settings_of,
 )
+from mmbiformer.datacheck.objects import check_category_ids, check_objects
+from mmbiformer.datacheck.records import collection_paused
 from mmbiformer.utils.building import config_errors, describe_unregistered
 from mmbiformer.utils.errors import (
     CheckpointError,
@@ -177,6 +181,7 @@ class CheckedRunner(Runner):
         super().register_default_hooks(hooks)
         if self.cfg.get('default_scope') == 'mmseg':
             self.register_hook(LabelCheck())
+        self.register_hook(EvaluationCheck())
         self.register_hook(IterationSeed())
         self.register_hook(InvalidLossCheck())
         self.register_hook(self._interruption)
@@ -331,7 +336,7 @@ class CheckedRunner(Runner):
             return Runner.build_dataloader(dataloader)
         dataloader = shield_workers(dict(dataloader), seed)
         start = dataloader.pop(_START, None)
-        with loading_errors(dataloader):
+        with loading_errors(dataloader), collection_paused():
             loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         # Built by torch's own class, so that all its attributes are right.
         loader.__class__ = RunDataLoader
@@ -340,7 +345,10 @@ class CheckedRunner(Runner):
             check_not_empty(loader.dataset, settings)
         if start is not None:
             make_resumable(loader, **start)
+        name = f'data set {describe_dataset(settings)}'
+        check_category_ids(loader.dataset, name)
         check_leaves(loader.dataset, settings)
+        check_objects(loader.dataset, name)
         check_samples(loader.dataset)
         return loader
 

@@ -11,6 +11,7 @@ from small_datasets import (
 )
 
 from mmbiformer.datacheck.splits import check_split
+from mmbiformer.utils.errors import DataError
 
 
 def cut_json(coco):
@@ -49,7 +50,7 @@ ANNOTATIONS = [
     (
         'duplicate category',
         lambda coco: coco.content['categories'].append(dict(id=9, name='cat')),
-        'cat',
+        "'cat' has the ids 5, 9",
     ),
     (
         'heads do not fit the classes',
@@ -150,3 +151,112 @@ def test_classes_without_objects(coco):
     for head in ('bbox_head', 'mask_head'):
         coco.cfg.model.roi_head[head].num_classes = 3
     assert_is_found(coco, 'class without objects', 'bird')
+
+
+def change_all(**values):
+    return lambda coco: [
+        item.update(values) for item in coco.content['annotations']
+    ]
+
+
+def cats_with_text(coco):
+    for item in coco.content['annotations']:
+        item['category_id'] = str(item['category_id'])
+
+
+def images_with_text(coco):
+    for item in coco.content['annotations']:
+        item['image_id'] = str(item['image_id'])
+
+
+UNUSABLE = [
+    (change_all(iscrowd=1), 'set it to 0 for objects'),
+    (change_all(iscrowd='0'), 'set it to 0 for objects'),
+    (change_all(ignore=1), 'set it to 0 for objects'),
+    (change_all(bbox=[0.1, 0.1, 0.5, 0.5]), 'must be in pixels'),
+    (change_all(area=0), 'area=0 in the annotations: 4'),
+    (change_all(bbox=[90, 10, 20, 20]), 'box outside the image: 4'),
+    (cats_with_text, 'id of another type: 4'),
+    (images_with_text, 'id of another type: 4'),
+    (
+        lambda coco: coco.dataset.filter_cfg.update(min_size=HEIGHT + 1),
+        'set filter_cfg.min_size lower',
+    ),
+]
+
+
+@pytest.mark.parametrize('filter_empty_gt', [True, False])
+@pytest.mark.parametrize(('harm', 'where'), UNUSABLE)
+def test_no_object_is_usable(coco, harm, where, filter_empty_gt):
+    coco.dataset.filter_cfg.filter_empty_gt = filter_empty_gt
+    harm(coco)
+    coco.save()
+    report = check_split(coco.cfg, 'train', workers=1)
+    found = report.problems['class whose objects are all skipped']
+    assert [line.split(',')[0] for line in found] == ["'cat'", "'dog'"]
+    assert where in found[0]
+    with pytest.raises(
+        DataError, match='class whose objects are all '
+    ) as error:
+        train(coco)
+    assert where in str(error.value)
+
+
+def test_most_objects_are_skipped(coco):
+    for item in coco.content['annotations'][:5]:
+        item['bbox'] = [90, 10, 20, 20]
+    error = assert_is_found_with(
+        coco, 'most objects are skipped', {'box outside the image'}
+    )
+    assert '5 of 8, box outside the image: 5' in error
+    coco.content['annotations'][4]['bbox'] = [10, 10, 20, 20]
+    coco.save()
+    assert train(coco) == NAMES
+
+
+def assert_is_found_with(coco, kind, others):
+    coco.save()
+    report = check_split(coco.cfg, 'train', workers=1)
+    assert set(report.problems) == {kind, *others}
+    with pytest.raises(DataError, match=kind) as error:
+        train(coco)
+    return str(error.value)
+
+
+def test_parts_of_a_file_are_left_out_on_purpose(coco):
+    """Its annotations and categories may be those of the whole."""
+    coco.content['images'] = coco.content['images'][:1]
+    coco.content['categories'] = coco.content['categories'][:1]
+    coco.dataset.metainfo.classes = ('cat',)
+    for head in ('bbox_head', 'mask_head'):
+        coco.cfg.model.roi_head[head].num_classes = 1
+    coco.save()
+    assert not check_split(coco.cfg, 'train', workers=1).fatal
+    assert train(coco) == NAMES[:1]
+
+
+def test_one_category_with_two_ids(coco):
+    coco.content['categories'].append(dict(id=9, name='cat'))
+    coco.save()
+    with pytest.raises(DataError, match="'cat' has the ids 5, 9; merge"):
+        train(coco)
+
+
+@pytest.mark.parametrize(
+    'harm',
+    [
+        lambda coco: [
+            item.pop('iscrowd') for item in coco.content['annotations']
+        ],
+        change_all(iscrowd=None),
+        lambda coco: [
+            image.update(width=float(image['width']), height=float(HEIGHT))
+            for image in coco.content['images']
+        ],
+    ],
+)
+def test_what_mmdet_trains_on_is_no_problem(coco, harm):
+    harm(coco)
+    coco.save()
+    assert not check_split(coco.cfg, 'train', workers=1).problems
+    assert train(coco) == NAMES

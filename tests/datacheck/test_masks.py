@@ -36,6 +36,21 @@ MASKS = [
         replace([[10, 10, 30, 30]]),
         'images/1.jpg',
     ),
+    (
+        'polygons in another form',
+        replace([10, 10, 30, 10, 30, 30, 10, 30]),
+        'images/1.jpg',
+    ),
+    (
+        'polygons in another form',
+        replace([[10, 10], [30, 10], [30, 30]]),
+        'images/1.jpg',
+    ),
+    (
+        'polygons in another form',
+        replace([[[10, 10], [30, 10], [30, 30]]]),
+        'images/1.jpg',
+    ),
     ('empty mask', replace([[90, 90, 99, 90, 99, 99]]), 'images/1.jpg'),
     ('mask outside its box', replace([[40, 2, 50, 2, 50, 8]]), 'images/1.jpg'),
     (

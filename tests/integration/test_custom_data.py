@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 
 from mmbiformer.datacheck.checks import check_classes, check_data
+from mmbiformer.reliable.batches import seed_generators
 from mmbiformer.reliable.runner import CheckedRunner
 from mmbiformer.utils.config import read_config
 
@@ -30,13 +32,15 @@ REDUCED = {
     'test_dataloader.num_workers': 0,
     'test_dataloader.persistent_workers': False,
 }
+PIPELINES = {
+    'train_dataloader.dataset.pipeline.2.scale': (96, 96),
+    'val_dataloader.dataset.pipeline.1.scale': (96, 96),
+    'test_dataloader.dataset.pipeline.1.scale': (96, 96),
+    'train_cfg.max_epochs': 1,
+}
 SCALES = {
-    'maskrcnn': {
-        'train_dataloader.dataset.pipeline.2.scale': (96, 96),
-        'val_dataloader.dataset.pipeline.1.scale': (96, 96),
-        'test_dataloader.dataset.pipeline.1.scale': (96, 96),
-        'train_cfg.max_epochs': 1,
-    },
+    'voc': PIPELINES,
+    'maskrcnn': PIPELINES,
     'sfpn': {
         'model.data_preprocessor.size': (64, 64),
         'train_dataloader.batch_size': 2,
@@ -49,6 +53,39 @@ SCALES = {
         'default_hooks.checkpoint.interval': 2,
     },
 }
+SCALES['ignore'] = SCALES['sfpn']
+
+
+def write_voc(root, split, content):
+    """Write the same objects as PASCAL VOC's XML."""
+    names = {one['id']: one['name'] for one in content['categories']}
+    for folder in ('JPEGImages', 'Annotations'):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    listed = []
+    for image in content['images']:
+        name = f'{split}_{image["id"]}'
+        listed.append(name)
+        # A slip of the mouse, as in public data sets; training skips it.
+        objects = (
+            '<object><name>oak</name><bndbox><xmin>9</xmin><ymin>9</ymin>'
+            '<xmax>9</xmax><ymax>30</ymax></bndbox></object>'
+        ) * (split == 'train' and image['id'] < 3)
+        for item in content['annotations']:
+            if item['image_id'] == image['id']:
+                x, y, width, height = item['bbox']
+                objects += (
+                    f'<object><name>{names[item["category_id"]]}</name>'
+                    f'<bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin>'
+                    f'<xmax>{x + width + 1}</xmax>'
+                    f'<ymax>{y + height + 1}</ymax></bndbox></object>'
+                )
+        (root / f'Annotations/{name}.xml').write_text(
+            '<annotation><size><width>100</width><height>80</height></size>'
+            f'{objects}</annotation>'
+        )
+        path = root.parent / 'leaves' / split / image['file_name']
+        shutil.copy(path, root / f'JPEGImages/{name}.jpg')
+    (root / f'{split}.txt').write_text('\n'.join(listed))
 
 
 @pytest.fixture
@@ -94,6 +131,7 @@ def leaves(tmp_path):
             cv2.imwrite(str(root / f'labels/{split}/{name}.png'), labels)
         path = root / f'annotations/{split}.json'
         path.write_text(json.dumps(content))
+        write_voc(root.parent / 'leaves_voc', split, content)
     return root
 
 
@@ -129,6 +167,7 @@ def first_batch(leaves, tmp_path, monkeypatch):
         check_classes(cfg, loaders)
         init_default_scope(cfg.default_scope)
         loader = CheckedRunner.build_dataloader(cfg.train_dataloader, seed=0)
+        seed_generators(0)
         batch = next(iter(loader))
         torch.manual_seed(0)
         model = revert_sync_batchnorm(MODELS.build(cfg.model))
@@ -137,6 +176,7 @@ def first_batch(leaves, tmp_path, monkeypatch):
             model.loss(data['inputs'], data['data_samples'])
         )
         assert loss.isfinite()
+        data['data_samples'][0].set_metainfo(dict(loss=loss.item()))
         return loader.dataset, data['data_samples']
 
     return run
@@ -165,6 +205,35 @@ def test_a_segmentor_takes_labels_as_they_are(first_batch):
         for value in sample.gt_sem_seg.data.unique().tolist()
     }
     assert {0, 1} <= values <= {0, 1, 2, 255}
+
+
+def test_voc_xml_without_conversion(first_batch):
+    dataset, samples = first_batch('voc')
+    assert len(dataset) == 3
+    for sample in samples:
+        index = int(Path(sample.img_path).stem.split('_')[1])
+        # The classes are in the order of the config.
+        assert sample.gt_instances.labels.tolist() == [(1, 2, 0)[index]]
+    # A square of 40 px, resized from 100 x 80 to 96 x 77 px.
+    boxes = torch.cat([one.gt_instances.bboxes for one in samples])
+    sides = boxes[:, 2:] - boxes[:, :2]
+    assert sides.sub(40 * 0.96).abs().max() < 0.5
+
+
+def test_another_value_to_ignore(first_batch, leaves, tmp_path):
+    """It is the same as 255 everywhere."""
+    config_of('sfpn', tmp_path)
+    dataset, samples = first_batch('sfpn')
+    with_255 = samples[0].loss
+    for path in leaves.glob('labels/*/*.png'):
+        labels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        labels[labels == 255] = 250
+        cv2.imwrite(str(path), labels)
+    dataset, samples = first_batch('ignore')
+    assert dataset.ignore_index == 250
+    values = torch.cat([one.gt_sem_seg.data.flatten() for one in samples])
+    assert set(values.tolist()) <= {0, 1, 2, 250}
+    assert samples[0].loss == with_255
 
 
 @pytest.mark.parametrize('name', ['sfpn_biformer', 'upernet_biformer'])
@@ -209,6 +278,7 @@ def cfg_options(name):
     ('name', 'checkpoint', 'metric'),
     [
         ('maskrcnn', 'epoch_1.pth', 'coco/segm_mAP'),
+        ('voc', 'epoch_1.pth', 'pascal_voc/mAP'),
         ('sfpn', 'iter_2.pth', 'mIoU'),
     ],
 )
@@ -223,11 +293,13 @@ def test_from_a_folder_to_predictions(
     checkpoint = work_dir / checkpoint
     result = run_tool('test.py', config, checkpoint, *options, cwd=tmp_path)
     assert metric in result.stdout
-    images = leaves / ('val' if name == 'maskrcnn' else 'images/val')
+    images = leaves / ('images/val' if name == 'sfpn' else 'val')
     run_tool('infer.py', images, config, checkpoint, *options, cwd=tmp_path)
     index = json.loads((tmp_path / 'outputs/predictions.json').read_text())
     names = dict(
-        maskrcnn=['oak', 'maple', 'birch'], sfpn=['background', 'leaf', 'stem']
+        maskrcnn=['oak', 'maple', 'birch'],
+        voc=['oak', 'maple', 'birch'],
+        sfpn=['background', 'leaf', 'stem'],
     )
     assert index['classes'] == names[name]
     assert len(index['images']) == 2

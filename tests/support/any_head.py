@@ -18,8 +18,8 @@ from mmbiformer.models.swap import (
     swap_backbone,
     try_swap,
 )
-from mmbiformer.utils.config import read_config
 from mmbiformer.reliable.features import check_features
+from mmbiformer.utils.config import read_config
 from mmbiformer.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

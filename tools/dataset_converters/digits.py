@@ -266,6 +266,8 @@ def write_split(
     (out / 'annotations' / f'instances_{split}.json').write_text(
         json.dumps(
             dict(
+                # Some versions of pycocotools need it to evaluate.
+                info=dict(description='scenes of handwritten digits'),
                 images=images,
                 annotations=annotations,
                 categories=[dict(id=d, name=str(d)) for d in range(10)],
