@@ -109,6 +109,7 @@ def write_config(name, folder, out):
             model[key].update(counts)
     if 'panoptic_head' in model:
         model.panoptic_head.num_queries = 8
+        model.test_cfg.max_per_image = 8
         weights = [1.0] * (len(THINGS) + len(STUFF)) + [0.1]
         model.panoptic_head.loss_cls.class_weight = weights
         model.panoptic_head.transformer_decoder.num_layers = 2
