@@ -118,10 +118,11 @@ def check_leaves(dataset: Dataset, settings: dict) -> None:
     """
     leaves = list(leaf_datasets(dataset))
     described = [describe_dataset(one) for one in leaf_settings(settings)]
-    for index, leaf in enumerate(leaves):
-        # Settings of a data set that is built already are not known.
-        which = index if len(described) == len(leaves) else 0
-        check_annotations(leaf, f'data set {described[which]}')
+    # The settings of a data set that is built already are not known.
+    if len(described) != len(leaves):
+        described = [describe_dataset(settings)] * len(leaves)
+    for leaf, description in zip(leaves, described, strict=True):
+        check_annotations(leaf, f'data set {description}')
 
 
 def _describe_empty(dataset: dict) -> str:
