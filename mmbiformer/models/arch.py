@@ -19,9 +19,9 @@ class Arch(NamedTuple):
 
     def mlp_ratio_of(self, stage: int) -> float:
         """Return the MLP ratio of a stage, counted from 0."""
-        if isinstance(self.mlp_ratio, (list, tuple)):
-            return self.mlp_ratio[stage]
-        return self.mlp_ratio
+        if isinstance(self.mlp_ratio, (int, float)):
+            return self.mlp_ratio
+        return self.mlp_ratio[stage]
 
     @classmethod
     def parse(cls, settings: dict) -> 'Arch':

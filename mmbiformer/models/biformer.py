@@ -258,7 +258,7 @@ class BiFormer(BaseModule):
 
         As everywhere in mmengine, a second call does nothing but warn.
         """
-        if self.is_init:
+        if self._is_init:
             super().init_weights()
             return
         init_cfg = self.init_cfg
@@ -272,7 +272,7 @@ class BiFormer(BaseModule):
             load_pretrained(
                 self, **{k: v for k, v in cfg.items() if k != 'type'}
             )
-        self.is_init = True
+        self._is_init = True
 
     def get_layer_depth(
         self, param_name: str, prefix: str = ''
@@ -291,7 +291,7 @@ class BiFormer(BaseModule):
         Returns:
             tuple[int, int]: The depth, and the number of depths: blocks + 2.
         """
-        depths = [len(stage) for stage in self.stages]
+        depths = [len(list(stage.children())) for stage in self.stages]
         num_layers = sum(depths) + 2
         kind, stage, block = (
             *param_name[len(prefix) :].split('.'), '', ''

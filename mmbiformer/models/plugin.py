@@ -1,6 +1,6 @@
 """Bi-level routing attention as a layer for other backbones and necks."""
 
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -188,7 +188,7 @@ class BRANeck(BaseModule):
         in_channels: Sequence[int],
         levels: Optional[Sequence[int]] = None,
         init_cfg: Union[dict, List[dict], None] = None,
-        **plugin: object,
+        **plugin: Any,
     ) -> None:
         super().__init__(init_cfg)
         if not isinstance(in_channels, (list, tuple)) or not in_channels:

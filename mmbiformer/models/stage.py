@@ -1,6 +1,6 @@
 """The stages of BiFormer: what its layers are, by ``topks``."""
 
-from typing import List, Sequence
+from typing import List, Sequence, Union
 
 from torch import nn
 
@@ -33,7 +33,9 @@ ATTN_CFG_KEYS = (
 """tuple[str]: Arguments of the routed layers that ``attn_cfg`` may set."""
 
 
-def attn_cfg_of_stages(attn_cfg: object, topks: Sequence[int]) -> List[dict]:
+def attn_cfg_of_stages(
+    attn_cfg: Union[dict, Sequence[dict], None], topks: Sequence[int]
+) -> List[dict]:
     """Return the options of the attention layers of each stage.
 
     Args:
@@ -51,7 +53,7 @@ def attn_cfg_of_stages(attn_cfg: object, topks: Sequence[int]) -> List[dict]:
     routed = [type(topk) is not int or topk > CONVOLUTION for topk in topks]
     if attn_cfg is None or isinstance(attn_cfg, dict):
         cfgs = [(attn_cfg or {}) if one else {} for one in routed]
-        unread = attn_cfg if not any(routed) else None
+        unread = bool(attn_cfg) and not any(routed)
     else:
         check_length('attn_cfg', attn_cfg, NUM_STAGES)
         cfgs = [{} if cfg is None else cfg for cfg in attn_cfg]

@@ -213,7 +213,7 @@ def pipeline_of(cfg: Config) -> List[dict]:
     """Return the steps of a config's training pipelines."""
     if 'train_dataloader' not in cfg:
         return []
-    steps = []
+    steps: List[dict] = []
 
     def add(settings: dict) -> None:
         steps.extend(settings.get('pipeline') or [])

@@ -82,7 +82,7 @@ def swap_backbone(cfg: Config, donor: Config) -> Swap:
     backbone = dict(_delete_=True, **donor.model.backbone)
     backbone['out_indices'] = tuple(levels[i] for i in readers.read)
     model['backbone'] = backbone
-    settings = dict(
+    settings: dict = dict(
         custom_imports=dict(imports=[*_imports_of(cfg), 'mmbiformer']),
         model=model,
     )
