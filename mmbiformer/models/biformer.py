@@ -167,6 +167,8 @@ class BiFormer(BaseModule):
 
     init_cfg: Union[dict, List[dict]]
     # Table 1 of the paper.
+    _is_init: bool
+
     arch_zoo = {
         'tiny': dict(depths=(2, 2, 8, 2), dims=(64, 128, 256, 512)),
         'small': dict(depths=(4, 4, 18, 4), dims=(64, 128, 256, 512)),
