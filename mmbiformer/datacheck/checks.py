@@ -287,13 +287,16 @@ def _describe_missing(
 ) -> str:
     """Say which classes are no categories; ``names`` are of all of these."""
     unknown = [one for one in classes if one not in names]
-    which = ''
+    which = there = ''
     if names and unknown:
+        others = [repr(one) for one in names if one not in classes]
+        there = f' ({list_some(others)})' if others else ''
         similar = suggest(unknown[0], set(names) - set(classes))
         which = f', not {list_some(list(map(repr, unknown)))}{similar}'
     return (
         f'only {found} of the {len(classes)} names in metainfo.classes are '
         f'categories of the annotations{which}; they must be written as there'
+        f'{there}'
     )
 
 

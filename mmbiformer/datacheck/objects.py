@@ -198,8 +198,10 @@ def check_category_ids(dataset: Dataset, name: str) -> None:
         DataError: If one has.
     """
     for leaf in leaf_datasets(dataset):
+        if not _has_file(leaf):
+            continue
         classes = leaf.metainfo.get('classes') or ()
-        if not _has_file(leaf) or len(leaf.cat_ids) <= len(classes):
+        if len(leaf.cat_ids) <= len(classes):
             continue
         with open(leaf.ann_file, encoding='utf-8') as file:
             categories = json.load(file)['categories']

@@ -223,7 +223,7 @@ class TestSubmodulesAreCalled:
         (dict(kv_per_win=2), "kv_per_win is not used with .*'identity'"),
         (
             dict(soft_routing=True, attn_backend='native'),
-            "need an attn_backend of .*'auto', 'sdpa'.*got .*='native'",
+            "need an attn_backend of .*'sdpa'.*got .*='native'",
         ),
     ],
 )

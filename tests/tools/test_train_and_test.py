@@ -237,7 +237,9 @@ class TestBadInput:
         assert_refused(result, "checkpoint='nowhere.pth'")
 
 
-def test_an_empty_data_set_is_refused(digits, tmp_path, run_tool):
+def test_classes_that_are_no_categories_are_refused(
+    digits, tmp_path, run_tool
+):
     names = "metainfo.classes=('dog',)"
     result = run_tool(
         'train.py', CONFIG, '--work-dir', tmp_path / 'work', '--cfg-options',
@@ -250,8 +252,10 @@ def test_an_empty_data_set_is_refused(digits, tmp_path, run_tool):
         check=False,
     )  # fmt: skip
     assert result.returncode == 1
-    assert f"data_root='{digits}' is empty" in result.stderr
-    assert "'dog'" in result.stderr
+    assert f"'data_root': '{digits}/'" in result.stderr
+    assert (
+        "not 'dog'; they must be written as there ('0', '1'" in result.stderr
+    )
 
 
 def test_boxes_without_masks_are_refused(digits, tmp_path, run_tool):

@@ -136,13 +136,15 @@ def random_batch(cfg: Config, size: Tuple[int, int]) -> dict:
         2,
         [shape, shape],
         num_items=[3, 2],
-        num_classes=num_classes,
+        # It draws no label of the first class.
+        num_classes=max(2, num_classes),
         with_mask=panoptic or any(step.get('with_mask') for step in loads),
         with_semantic=panoptic or any(step.get('with_seg') for step in loads),
     )
     # Detectors without a network for proposals load them.
     proposals = demo_mm_proposals([shape, shape], 20)
     for sample, one in zip(batch['data_samples'], proposals, strict=True):
+        sample.gt_instances.labels.clamp_(max=num_classes - 1)
         sample.proposals = one
     return batch
 
@@ -169,8 +171,11 @@ def _num_classes(model: dict) -> int:
 
     def visit(node: object) -> None:
         if isinstance(node, dict):
-            if isinstance(node.get('num_classes'), int):
-                numbers.append(node['num_classes'])
+            numbers.extend(
+                node[key]
+                for key in ('num_classes', 'num_things_classes')
+                if isinstance(node.get(key), int)
+            )
             node = list(node.values())
         if isinstance(node, (list, tuple)):
             for value in node:
