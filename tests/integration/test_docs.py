@@ -4,6 +4,7 @@ A comment in a block of commands, ``# Needs …``, marks those that follow it
 up to the next empty line as ones that need what a test has not.
 """
 
+import ast
 import re
 import shlex
 import subprocess
@@ -108,3 +109,32 @@ def test_the_commands_run_after_the_demo(demo_folder):
         words = shlex.split(command)
         subprocess.run([sys.executable, *words[1:]], **run)
     assert len(runnable) > 5
+
+
+def quoted_messages(page):
+    """Return the messages in the first column of a page's tables."""
+    text = (ROOT / 'docs' / page).read_text()
+    rows = re.findall(r'^\| (.*?) \|', text, re.M)
+    return [message for row in rows for message in re.findall('`(.+?)`', row)]
+
+
+def test_troubleshooting_quotes_messages_of_the_source():
+    """A user finds a message only if the page has its words."""
+    texts = set()
+    for folder in ('mmbiformer', 'scripts', 'tools'):
+        for path in (ROOT / folder).rglob('*.py'):
+            texts |= {
+                node.value
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+            }
+    messages = quoted_messages('troubleshooting.md')
+    assert len(messages) > 100
+    for message in messages:
+        # What stands between the values that the source fills in.
+        parts = re.split(r'\s*…\s*', message)
+        assert max(map(len, parts)) >= 10, message
+        for part in parts:
+            assert any(part in text for text in texts), (part, message)
+    assert quoted_messages('troubleshooting_zh-CN.md') == messages
