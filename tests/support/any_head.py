@@ -1,6 +1,7 @@
 """Configs of mmdet and mmseg with BiFormer in them, small enough to train."""
 
 from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 
 import mmdet
@@ -60,6 +61,12 @@ def path_of(name):
 
 def read_donor(scope):
     """Return the config of a small BiFormer."""
+    return deepcopy(_read_donor(scope))
+
+
+@lru_cache
+def _read_donor(scope):
+    """Read it once: configs that inherit from mmdet's take a second."""
     donor = Config.fromfile(ROOT / f'configs/{DONORS[scope]}.py')
     donor.model.backbone.update(
         arch=dict(depths=(1, 1, 1, 1), dims=(32, 64, 96, 128)),

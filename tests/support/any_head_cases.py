@@ -49,8 +49,7 @@ CASES = (
         message='device cpu',
     ),
     Case(
-        'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
-        when='quick',
+        'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py', when='ci'
     ),
     Case(
         'mmdet::cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py'
@@ -127,14 +126,14 @@ CASES = (
         when='ci',
         refused='C4 or DC5',
     ),
-    Case('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', when='quick'),
-    Case('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', when='quick'),
+    Case('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', when='ci'),
+    Case('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', when='ci'),
     Case('mmdet::foveabox/fovea_r50_fpn_4xb4-1x_coco.py'),
     Case('mmdet::fpg/faster-rcnn_r50_fpg_crop640-50e_coco.py'),
     Case('mmdet::free_anchor/freeanchor_r50_fpn_1x_coco.py'),
     Case('mmdet::fsaf/fsaf_r50_fpn_1x_coco.py'),
     Case('mmdet::gcnet/mask-rcnn_r50-syncbn_fpn_1x_coco.py'),
-    Case('mmdet::gfl/gfl_r50_fpn_1x_coco.py', when='quick'),
+    Case('mmdet::gfl/gfl_r50_fpn_1x_coco.py', when='ci'),
     Case('mmdet::ghm/retinanet_r50_fpn_ghm-1x_coco.py'),
     Case(
         'mmdet::glip/glip_atss_swin-t_fpn_dyhead_16xb2_ms-2x_funtune_coco.py',
@@ -318,7 +317,7 @@ CASES = (
     Case('mmseg::deeplabv3/deeplabv3_r18b-d8_4xb2-80k_cityscapes-769x769.py'),
     Case(
         'mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb4-80k_ade20k-512x512.py',
-        when='quick',
+        when='ci',
     ),
     Case('mmseg::dmnet/dmnet_r50-d8_4xb4-80k_ade20k-512x512.py'),
     Case('mmseg::dnlnet/dnl_r50-d8_4xb4-80k_ade20k-512x512.py'),
@@ -359,7 +358,7 @@ CASES = (
     ),
     Case(
         'mmseg::mobilenet_v3/mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024.py',
-        when='quick',
+        when='ci',
         refused='Output size is too small',
     ),
     Case('mmseg::nonlocal_net/nonlocal_r50-d8_4xb4-80k_ade20k-512x512.py'),
