@@ -1,6 +1,6 @@
 """Depths and widths of the stages."""
 
-from typing import NamedTuple, Sequence, Tuple, Union
+from typing import Any, NamedTuple, Sequence, Tuple, Union
 
 from mmbiformer.utils.errors import ConfigError
 
@@ -19,9 +19,9 @@ class Arch(NamedTuple):
 
     def mlp_ratio_of(self, stage: int) -> float:
         """Return the MLP ratio of a stage, counted from 0."""
-        if isinstance(self.mlp_ratio, (int, float)):
-            return self.mlp_ratio
-        return self.mlp_ratio[stage]
+        # The block refuses what is no number.
+        ratio: Any = self.mlp_ratio
+        return ratio[stage] if isinstance(ratio, (list, tuple)) else ratio
 
     @classmethod
     def parse(cls, settings: dict) -> 'Arch':

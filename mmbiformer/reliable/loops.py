@@ -4,11 +4,13 @@ from collections.abc import Sized
 from contextlib import suppress
 from typing import Any, Iterator, Optional, Sequence
 
-from mmengine.dataset import InfiniteSampler
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
-from torch.utils.data import BatchSampler
 
 from mmbiformer.utils.errors import ConfigError
+
+
+# Samplers of mmengine and mmdet that never end an epoch.
+_ENDLESS = ('InfiniteSampler', 'MultiSourceSampler')
 
 
 class ResumableEpochBasedTrainLoop(EpochBasedTrainLoop):
@@ -70,9 +72,12 @@ def check_loop(loop: BaseLoop) -> None:
                 f'drop_last={loader.drop_last} leave none'
             )
     own = (EpochBasedTrainLoop, ResumableEpochBasedTrainLoop)
-    if type(loop) in own and type(loader.batch_sampler) is BatchSampler:
-        sampler = loader.batch_sampler.sampler
-        if isinstance(sampler, InfiniteSampler):
+    # Batch samplers of other packages may end where their sampler does not.
+    source = type(loader.batch_sampler).__module__.partition('.')[0]
+    if type(loop) in own and source in ('torch', 'mmdet'):
+        sampler = getattr(loader.batch_sampler, 'sampler', None)
+        kinds = {kind.__name__ for kind in type(sampler).__mro__}
+        if kinds & set(_ENDLESS):
             raise ConfigError(
                 f'train_dataloader.sampler.type={type(sampler).__name__!r} '
                 'never ends an epoch: training by epochs needs '

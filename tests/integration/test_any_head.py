@@ -13,10 +13,22 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmbiformer.models.swap import render_config
 
+SMALL_DINO = """
+_base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
+model = dict(
+    num_queries=30,
+    encoder=dict(num_layers=1),
+    decoder=dict(num_layers=1),
+)
+resize = dict(type='Resize', scale=(128, 128), keep_ratio=False)
+train_dataloader = dict(dataset=dict(pipeline=[resize]))
+"""
+
 
 def test_the_tool_writes_a_config(tmp_path, run_tool):
-    tool, out = 'model_converters/swap_backbone.py', tmp_path / 'dino.py'
-    name = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
+    tool, out = 'model_converters/swap_backbone.py', tmp_path / 'biformer.py'
+    name = tmp_path / 'dino.py'
+    name.write_text(SMALL_DINO)
     run_tool(tool, name, out, '--arch', 'base')
     cfg = Config.fromfile(out)
     donor = Config.fromfile(
@@ -46,6 +58,7 @@ def test_the_tool_writes_a_config(tmp_path, run_tool):
     assert out.read_text() == before
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_the_old_backbone_for_equal_maps(monkeypatch):
     # YOLACT lays its anchors out for maps of images of 550 px.
     name, side = 'mmdet::yolact/yolact_r50_1xb8-55e_coco.py', 550

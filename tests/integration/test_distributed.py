@@ -167,6 +167,7 @@ def assert_same_weights(one, two, **tolerance):
 
 
 @needs_no_gpu
+@pytest.mark.slow
 def test_two_processes_are_as_one(tiny, tmp_path, python_path):
     one, two = tmp_path / 'one', tmp_path / 'two'
     train_alone(tiny, one)

@@ -283,7 +283,7 @@ def kill_often(task, kills, whole, config, tool_server, work_dir, seed):
 @pytest.mark.parametrize(
     ('task', 'kills'),
     [
-        ('detection', 2),
+        pytest.param('detection', 2, marks=pytest.mark.slow),
         ('segmentation', 1),
         pytest.param('detection', 10, marks=pytest.mark.slow),
         pytest.param('segmentation', 10, marks=pytest.mark.slow),

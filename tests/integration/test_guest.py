@@ -268,6 +268,7 @@ print('shape', result['predictions'].shape)
 """
 
 
+@pytest.mark.slow
 def test_their_inference(runs):
     arguments = [
         path
@@ -287,6 +288,7 @@ def iterations(work_dir):
     return load_checkpoint(path)['meta']['iter'], path
 
 
+@pytest.mark.slow
 def test_their_training_resumes_ours(runs, run_their_tool, tmp_path):
     run = runs['mmdet']
     output = run_their_tool(
@@ -297,6 +299,7 @@ def test_their_training_resumes_ours(runs, run_their_tool, tmp_path):
     assert iterations(tmp_path)[0] == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('package', ['mmdet', 'mmseg'])
 def test_our_runner_in_their_tools(runs, run_their_tool, package, tmp_path):
     """It trains, resumes to the bit, and tests."""

@@ -15,6 +15,9 @@ from zipfile import ZipFile
 import pytest
 import yaml
 
+# It builds and installs a wheel.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 PIP = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
 RETINANET = 'mmbiformer::detection/retinanet_biformer_digits.py'

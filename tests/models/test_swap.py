@@ -136,6 +136,21 @@ def test_backbones_that_cannot_be_probed(pure_python, backbone, reason):
     assert '\n' not in str(caught.value)
 
 
+def test_detectors_of_one_class_are_tried(pure_python):
+    cfg = read_config(pure_python)
+    cfg.model.bbox_head.num_classes = 1
+    assert try_swap(cfg, swap_backbone(cfg, read_donor('mmdet'))) == []
+
+
+def test_losses_that_depend_on_the_epoch_are_tried():
+    cfg = read_config('mmdet::tood/tood_r50_fpn_1x_coco.py')
+    cfg.model.bbox_head.stacked_convs = 1
+    cfg.train_dataloader.dataset.pipeline[2].update(
+        scale=(128, 128), keep_ratio=False
+    )
+    assert try_swap(cfg, swap_backbone(cfg, read_donor('mmdet'))) == []
+
+
 def test_what_fails_with_both_backbones_is_no_reason_to_refuse(pure_python):
     cfg = read_config(pure_python)
     swap = swap_backbone(cfg, read_donor('mmdet'))

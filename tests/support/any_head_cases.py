@@ -15,6 +15,8 @@ class Case:
         needs (str): What the page says that it needs, for one that cannot be
             tried without.
         message (str): Part of the error that its absence causes.
+        no_prediction (str): Part of the error of its head's prediction, which
+            fails with any backbone.
     """
 
     name: str
@@ -22,6 +24,7 @@ class Case:
     refused: str = ''
     needs: str = ''
     message: str = ''
+    no_prediction: str = ''
 
 
 WITHOUT_MODEL = {'_base_', 'common'}
@@ -46,8 +49,7 @@ CASES = (
         message='device cpu',
     ),
     Case(
-        'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
-        when='quick',
+        'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py', when='ci'
     ),
     Case(
         'mmdet::cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py'
@@ -124,14 +126,14 @@ CASES = (
         when='ci',
         refused='C4 or DC5',
     ),
-    Case('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', when='quick'),
-    Case('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', when='quick'),
+    Case('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', when='ci'),
+    Case('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', when='ci'),
     Case('mmdet::foveabox/fovea_r50_fpn_4xb4-1x_coco.py'),
     Case('mmdet::fpg/faster-rcnn_r50_fpg_crop640-50e_coco.py'),
     Case('mmdet::free_anchor/freeanchor_r50_fpn_1x_coco.py'),
     Case('mmdet::fsaf/fsaf_r50_fpn_1x_coco.py'),
     Case('mmdet::gcnet/mask-rcnn_r50-syncbn_fpn_1x_coco.py'),
-    Case('mmdet::gfl/gfl_r50_fpn_1x_coco.py', when='quick'),
+    Case('mmdet::gfl/gfl_r50_fpn_1x_coco.py', when='ci'),
     Case('mmdet::ghm/retinanet_r50_fpn_ghm-1x_coco.py'),
     Case(
         'mmdet::glip/glip_atss_swin-t_fpn_dyhead_16xb2_ms-2x_funtune_coco.py',
@@ -216,7 +218,10 @@ CASES = (
     ),
     Case('mmdet::queryinst/queryinst_r50_fpn_1x_coco.py'),
     Case('mmdet::regnet/mask-rcnn_regnetx-4GF_fpn_1x_coco.py'),
-    Case('mmdet::reid/reid_r50_8xb32-6e_mot15train80_test-mot15val20.py'),
+    Case(
+        'mmdet::reid/reid_r50_8xb32-6e_mot15train80_test-mot15val20.py',
+        needs='mmpretrain',
+    ),
     Case('mmdet::reppoints/reppoints-moment_r50_fpn_1x_coco.py', when='ci'),
     Case('mmdet::res2net/cascade-mask-rcnn_res2net-101_fpn_20e_coco.py'),
     Case(
@@ -236,7 +241,9 @@ CASES = (
     ),
     Case('mmdet::selfsup_pretrain/mask-rcnn_r50-swav-pre_fpn_1x_coco.py'),
     Case(
-        'mmdet::simple_copy_paste/mask-rcnn_r50_fpn_rpn-2conv_4conv1fc_syncbn-all_32xb2-ssj-90k_coco.py'
+        'mmdet::simple_copy_paste/mask-rcnn_r50_fpn_rpn-2conv_4conv1fc_syncbn-all_32xb2-ssj-90k_coco.py',
+        needs='distributed training',
+        message='process group',
     ),
     Case(
         'mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py',
@@ -249,10 +256,18 @@ CASES = (
         'mmdet::sort/faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py'
     ),
     Case('mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py', when='ci'),
-    Case('mmdet::ssd/ssd300_coco.py'),
-    Case('mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'),
     Case(
-        'mmdet::strong_baselines/mask-rcnn_r50_fpn_rpn-2conv_4conv1fc_syncbn-all_lsj-50e_coco.py'
+        'mmdet::ssd/ssd300_coco.py',
+        no_prediction="'SSDHead' object has no attribute 'loss_cls'",
+    ),
+    Case(
+        'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py',
+        no_prediction="'SSDHead' object has no attribute 'loss_cls'",
+    ),
+    Case(
+        'mmdet::strong_baselines/mask-rcnn_r50_fpn_rpn-2conv_4conv1fc_syncbn-all_lsj-50e_coco.py',
+        needs='distributed training',
+        message='process group',
     ),
     Case(
         'mmdet::strongsort/strongsort_yolox_x_8xb4-80e_crowdhuman-mot20train_test-mot20test.py',
@@ -260,9 +275,15 @@ CASES = (
         refused='no backbone of its own',
     ),
     Case('mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'),
-    Case('mmdet::timm_example/retinanet_timm-tv-resnet50_fpn_1x_coco.py'),
+    Case(
+        'mmdet::timm_example/retinanet_timm-tv-resnet50_fpn_1x_coco.py',
+        needs='mmpretrain',
+    ),
     Case('mmdet::tood/tood_r50_fpn_1x_coco.py'),
-    Case('mmdet::tridentnet/tridentnet_r50-caffe_1x_coco.py'),
+    Case(
+        'mmdet::tridentnet/tridentnet_r50-caffe_1x_coco.py',
+        refused='C4 or DC5',
+    ),
     Case(
         'mmdet::v3det/cascade_rcnn_r50_fpn_8x4_sample1e-3_mstrain_v3det_2x.py'
     ),
@@ -296,7 +317,7 @@ CASES = (
     Case('mmseg::deeplabv3/deeplabv3_r18b-d8_4xb2-80k_cityscapes-769x769.py'),
     Case(
         'mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb4-80k_ade20k-512x512.py',
-        when='quick',
+        when='ci',
     ),
     Case('mmseg::dmnet/dmnet_r50-d8_4xb4-80k_ade20k-512x512.py'),
     Case('mmseg::dnlnet/dnl_r50-d8_4xb4-80k_ade20k-512x512.py'),
@@ -337,7 +358,7 @@ CASES = (
     ),
     Case(
         'mmseg::mobilenet_v3/mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024.py',
-        when='quick',
+        when='ci',
         refused='Output size is too small',
     ),
     Case('mmseg::nonlocal_net/nonlocal_r50-d8_4xb4-80k_ade20k-512x512.py'),
@@ -392,7 +413,7 @@ CASES = (
         'mmseg::unet/unet-s5-d16_fcn_4xb4-40k_drive-64x64.py',
         refused='5 maps of strides [16, 8, 4, 2, 1]',
     ),
-    Case('mmseg::upernet/upernet_r18_4xb4-80k_ade20k-512x512.py'),
+    Case('mmseg::upernet/upernet_r50_4xb4-80k_ade20k-512x512.py'),
     Case('mmseg::vit/vit_vit-b16_mln_upernet_8xb2-80k_ade20k-512x512.py'),
     Case(
         'mmseg::vpd/vpd_sd_4xb8-25k_nyu-480x480.py',

@@ -5,6 +5,7 @@ from typing import List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS
 from mmengine.structures import PixelData
@@ -103,6 +104,8 @@ def _try(
             model = revert_sync_batchnorm(MODELS.build(settings))
             model.init_weights()
             model.train()
+            # Losses that change during training, such as TOOD's, read it.
+            MessageHub.get_current_instance().update_info('epoch', 0)
             data = model.data_preprocessor(random_batch(cfg, size), True)
             model.loss(data['inputs'], data['data_samples'])
     except Exception as error:  # of any kind, from any head
@@ -136,11 +139,14 @@ def random_batch(cfg: Config, size: Tuple[int, int]) -> dict:
         2,
         [shape, shape],
         num_items=[3, 2],
-        # It draws no label of the first class.
-        num_classes=max(2, num_classes),
+        num_classes=max(2, num_classes),  # it draws labels from 1
         with_mask=panoptic or any(step.get('with_mask') for step in loads),
         with_semantic=panoptic or any(step.get('with_seg') for step in loads),
     )
+    for sample in batch['data_samples']:
+        sample.gt_instances.labels %= num_classes
+    if 'rpn_head' in cfg.model:
+        return batch
     # Detectors without a network for proposals load them.
     proposals = demo_mm_proposals([shape, shape], 20)
     for sample, one in zip(batch['data_samples'], proposals, strict=True):
