@@ -8,7 +8,6 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 
 from mmbiformer.utils.errors import ConfigError
 
-
 # Samplers of mmengine and mmdet that never end an epoch.
 _ENDLESS = ('InfiniteSampler', 'MultiSourceSampler')
 

@@ -173,7 +173,7 @@ def _segmentation_batch(size: Tuple[int, int], num_classes: int) -> dict:
 
 def _num_classes(model: dict) -> int:
     """Return the number of classes that all heads of a model know."""
-    numbers = []
+    numbers: List[int] = []
 
     def visit(node: object) -> None:
         if isinstance(node, dict):
