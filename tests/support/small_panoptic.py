@@ -95,8 +95,9 @@ def _read(name):
         init_cfg=None,
     )
     base = f'mmdet::{name}.py'
-    settings, _ = swap_backbone(get_config(base), donor)
-    return Config.fromstring(render_config(base, settings), '.py')
+    cfg = get_config(base)
+    settings = swap_backbone(cfg, donor).settings
+    return Config.fromstring(render_config(cfg, base, settings), '.py')
 
 
 def write_config(name, folder, out):
