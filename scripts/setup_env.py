@@ -178,9 +178,12 @@ def fingerprint() -> str:
 def install_project(python: Path) -> None:
     """Install mmbiformer, editable, and what its tests and tools need."""
     requirements = ROOT / 'requirements'
+    files = ['tests.txt', 'optional.txt']
+    if not ask(python, 'import triton; print(1)'):
+        files.append('triton.txt')
     pip_install(
         python, '--quiet', '--editable', ROOT,
-        '-r', requirements / 'tests.txt', '-r', requirements / 'optional.txt',
+        *(part for name in files for part in ('-r', requirements / name)),
     )  # fmt: skip
 
 

@@ -150,7 +150,6 @@ def random_batch(cfg: Config, size: Tuple[int, int]) -> dict:
     # Detectors without a network for proposals load them.
     proposals = demo_mm_proposals([shape, shape], 20)
     for sample, one in zip(batch['data_samples'], proposals, strict=True):
-        sample.gt_instances.labels.clamp_(max=num_classes - 1)
         sample.proposals = one
     return batch
 
