@@ -363,7 +363,8 @@ def invert(
     has_joint = own_pieces > 1
     used = (each == joint) & has_joint
     unused = is_last & (each >= joint + has_joint.to(tl.int32))
-    mask = used | (unused & (each < max_joints))
+    # The interpreter of Triton 3.9 widens the booleans of this expression.
+    mask = (used | (unused & (each < max_joints))).to(tl.int32) > 0
     entry = joints + 3 * each
     tl.store(entry, tl.where(used, region, -1), mask=mask)
     tl.store(entry + 1, tl.where(used, own_pieces, 0), mask=mask)
