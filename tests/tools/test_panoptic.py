@@ -1,6 +1,7 @@
 """tools/train.py and tools/test.py on mmdet's panoptic recipes."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,8 @@ def test_training_and_testing(tmp_path, name):
     )
     work_dir = tmp_path / 'work_dir'
     text = run('train.py', config, '--work-dir', work_dir)
-    assert 'Epoch(train) [1][4/4]' in text
+    # Some of the recipes train by iterations.
+    assert re.search(r'\(train\) (\[1\])?\[4/4\]', text)
     assert 'coco_panoptic/PQ' in text
     weights = work_dir / 'epoch_1.pth'
     text = run('test.py', config, weights, '--work-dir', work_dir)
