@@ -4,7 +4,7 @@ import argparse
 import json
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -166,6 +166,9 @@ class CocoWriter:
     def __init__(
         self, out: Path, classes: Optional[Sequence[str]] = None
     ) -> None:
+        # Such as data/NAME/annotations, as the guides name it.
+        with suppress(OSError):
+            out.parent.mkdir(parents=True, exist_ok=True)
         check_output(out, 'OUT', suffixes=('.json',))
         self.out = out
         self.classes = classes

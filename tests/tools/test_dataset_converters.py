@@ -165,6 +165,9 @@ def test_what_a_converter_needs(fails, tmp_path, images):
     labels = write_yolo(tmp_path, ['0 0.5 0.5 0.2 0.2'])
     assert '--classes is needed' in fails('yolo2coco.py', labels)
     classes = write_classes(tmp_path)
+    (labels / '0.txt').write_text('0 0.5 0.5 0.2 0.2', encoding='utf-16')
+    text = fails('yolo2coco.py', labels, '--classes', classes)
+    assert '0.txt is not text in UTF-8' in text
     (labels / '0.txt').rename(labels / 'a.txt')
     text = fails('yolo2coco.py', labels, '--classes', classes)
     assert 'has the name of an image' in text
@@ -257,8 +260,14 @@ def test_labelme(convert, tmp_path):
 LABELME_ERRORS = [
     ([labelme_shape('bird', SQUARE)], {}, "0.json, shape 1: 'bird' is none"),
     ([labelme_shape('cat', [1, 2, 3, 4])], {}, 'a polygon of 2 points'),
+    (
+        [labelme_shape('cat', [1, 2], 'rectangle')],
+        {},
+        'a rectangle of 1 points',
+    ),
+    (None, {}, '0.json is not a JSON file of Labelme (TypeError: shapes=None'),
     ([labelme_shape('cat', SQUARE, 'cube')], {}, "shape of the type 'cube'"),
-    ([dict(label='cat')], {}, "0.json, shape 1 cannot be read: 'points'"),
+    ([dict(label='cat')], {}, "0.json, shape 1 has no 'points'"),
     ([], dict(imagePath='7.jpg'), 'there is no image'),
     ([], dict(imageWidth=HEIGHT), 'annotated as 40 x 40 px'),
     ([], {}, 'there is no object'),
@@ -330,7 +339,7 @@ def test_cvat(convert, tmp_path):
 
 
 CVAT_ERRORS = [
-    ('<box label="cat" xtl="10"/>', "0.jpg, box 1 cannot be read: 'ytl'"),
+    ('<box label="cat" xtl="10"/>', "0.jpg, box 1 has no 'ytl'"),
     ('<polygon label="cat" points="1,1;2,2"/>', 'a polygon of 2 points'),
     (
         '<mask label="cat" rle="0, 4" left="59" top="3" width="2" '

@@ -134,7 +134,9 @@ def convert(args: argparse.Namespace) -> None:
                 continue
             try:
                 label, parts = shape.attrib['label'], read_shape(shape, size)
-            except (KeyError, ValueError) as error:
+            except KeyError as error:
+                raise DataError(f'{where} has no {error}') from error
+            except ValueError as error:
                 raise DataError(f'{where} cannot be read: {error}') from error
             writer.add_object(label, where, **parts)
 

@@ -63,6 +63,8 @@ def read_shape(
             raise ValueError(f'a polygon of {len(points)} points')
         return [points.ravel().tolist()], []
     if kind == 'rectangle':
+        if len(points) != 2:
+            raise ValueError(f'a rectangle of {len(points)} points')
         (left, top), (right, bottom) = points.min(0), points.max(0)
         corners = [left, top, right, top, right, bottom, left, bottom]
         return [list(map(float, corners))], []
@@ -94,6 +96,8 @@ def convert_file(
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
         shapes, image = content['shapes'], content['imagePath']
+        if not isinstance(shapes, list):
+            raise TypeError(f'shapes={shapes!r} is not a list')
         annotated = content.get('imageHeight'), content.get('imageWidth')
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
@@ -123,7 +127,9 @@ def convert_file(
                 skipped[shape.get('shape_type')] += 1
                 continue
             parts = read_shape(shape, size)
-        except (KeyError, TypeError, ValueError, binascii.Error) as error:
+        except KeyError as error:
+            raise DataError(f'{where} has no {error}') from error
+        except (TypeError, ValueError, binascii.Error) as error:
             raise DataError(f'{where} cannot be read: {error}') from error
         key = number if group is None else (label, group)
         _, _, polygons, masks = objects.setdefault(key, (label, where, [], []))

@@ -99,7 +99,10 @@ def convert(args: argparse.Namespace) -> None:
         text = args.labels / name.with_suffix('.txt')
         if not text.is_file():
             return
-        lines = text.read_text(encoding='utf-8').splitlines()
+        try:
+            lines = text.read_text(encoding='utf-8').splitlines()
+        except UnicodeDecodeError as error:
+            raise DataError(f'{text} is not text in UTF-8: {error}') from error
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
