@@ -47,6 +47,7 @@ READ_KEYS = {
     'model_wrapper_cfg',
     'runner_type',
     'strategy',
+    'sync_bn',
     # Of its config files.
     'custom_imports',
     'env_cfg',
@@ -313,26 +314,17 @@ def check_pretrained(cfg: Config) -> None:
     Raises:
         MissingFileError: If one is missing; the message names the setting.
     """
-
-    def check(node: object, where: str) -> None:
-        if isinstance(node, dict):
-            if type_name(node.get('type')) in ('Pretrained', 'PretrainedInit'):
-                path = node.get('checkpoint')
-                if is_local(path) and not osp.isfile(osp.expanduser(path)):
-                    raise MissingFileError(
-                        f'{where}.checkpoint={path!r} is not a file (looked '
-                        f'for {osp.abspath(osp.expanduser(path))}). Put the '
-                        'weights there, name others by --cfg-options '
-                        f'{where}.checkpoint=PATH, or train from scratch by '
-                        f'--cfg-options {where}=None'
-                    )
-            for key, value in node.items():
-                check(value, f'{where}.{key}')
-        elif isinstance(node, (list, tuple)):
-            for index, value in enumerate(node):
-                check(value, f'{where}.{index}')
-
-    check(cfg.model, 'model')
+    for where, node in walk(cfg.model, 'model'):
+        if type_name(node.get('type')) in ('Pretrained', 'PretrainedInit'):
+            path = node.get('checkpoint')
+            if is_local(path) and not osp.isfile(osp.expanduser(path)):
+                raise MissingFileError(
+                    f'{where}.checkpoint={path!r} is not a file (looked for '
+                    f'{osp.abspath(osp.expanduser(path))}). Put the weights '
+                    'there, name others by --cfg-options '
+                    f'{where}.checkpoint=PATH, or train from scratch by '
+                    f'--cfg-options {where}=None'
+                )
 
 
 def check_weight_decay(cfg: Config) -> None:

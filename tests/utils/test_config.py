@@ -1,11 +1,16 @@
 """Reading configs; what the tools make of them is tested with the tools."""
 
+import inspect
+import re
+
 import pytest
 import tiny_run
 from mmengine.config import Config
 from mmengine.model import PretrainedInit
+from mmengine.runner import runner as mmengine_runner
 
 from mmbiformer.utils.config import (
+    READ_KEYS,
     check_pretrained,
     check_weight_decay,
     keep_predictions,
@@ -87,6 +92,12 @@ train_cfg = dict(by_epoch=True, max_epochs=max_epochs)
 train_dataloader = dict(dataset=dict(data_root=data_root, ann_file='a.json'))
 """)
         return str(path)
+
+    def test_what_mmengine_reads_is_known(self):
+        source = inspect.getsource(mmengine_runner)
+        keys = set(re.findall(r"(?<!\w)cfg\.get\(\s*'(\w+)'", source))
+        assert {'sync_bn', 'train_cfg'} <= keys
+        assert keys <= READ_KEYS
 
     @pytest.mark.parametrize(
         ('options', 'said'),
