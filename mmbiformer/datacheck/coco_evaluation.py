@@ -5,9 +5,6 @@ import json
 import os.path as osp
 from typing import Iterator, List, Sequence, Union
 
-from mmengine.hooks import Hook
-from mmengine.runner import BaseLoop, Runner
-
 from mmbiformer.utils.errors import DataError
 from mmbiformer.utils.text import list_some, one_line
 
@@ -15,30 +12,10 @@ from .polygons import polygon_problem
 from .report import Finding, SplitReport
 
 
-class EvaluationCheck(Hook):
-    """Check the annotations of the metrics before the first iteration.
+def check_metric(metric: object) -> None:
+    """Check the annotations of a metric before the first iteration.
 
     Otherwise pycocotools fails after a whole epoch.
-    """
-
-    priority = 'VERY_HIGH'
-
-    def before_run(self, runner: Runner) -> None:
-        """Check the metrics of the loops that will run.
-
-        Raises:
-            DataError: If pycocotools cannot evaluate with the annotations.
-        """
-        # Those that are not built will not run.
-        loops = (runner._val_loop, runner._test_loop)
-        for loop in loops:
-            if isinstance(loop, BaseLoop) and hasattr(loop, 'evaluator'):
-                for metric in loop.evaluator.metrics:
-                    check_metric(metric)
-
-
-def check_metric(metric: object) -> None:
-    """Check the annotations of a metric.
 
     Args:
         metric (object): A metric; other than mmdet's CocoMetric with an

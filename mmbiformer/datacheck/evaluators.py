@@ -1,4 +1,4 @@
-"""Check that metrics evaluate the data set that is read."""
+"""Check that metrics can evaluate, and evaluate the data set that is read."""
 
 import json
 import logging
@@ -15,6 +15,8 @@ from mmbiformer.utils.datasets import leaf_datasets
 from mmbiformer.utils.errors import ConfigError
 from mmbiformer.utils.text import list_some
 
+from .coco_evaluation import check_metric
+
 # How many images have their boxes compared.
 _COMPARED = 500
 _RULE = 'a metric needs the annotations of the data set that it evaluates'
@@ -23,12 +25,13 @@ _RULE = 'a metric needs the annotations of the data set that it evaluates'
 def check_evaluator(
     loop: BaseLoop, settings: Union[dict, Sequence[dict], None], name: str
 ) -> None:
-    """Check that metrics with annotations of their own have the same images.
+    """Check the annotations that metrics have of their own.
 
-    These are mmdet's ``CocoMetric``, ``LVISMetric``, ``CocoPanopticMetric``
-    and ``CrowdHumanMetric``. They find the annotations of an image by its id,
-    and would compare the predictions with those of another image. That the
-    annotations have more images is only logged.
+    pycocotools must be able to evaluate them, and their images must be those
+    of the data set. Those of mmdet's ``CocoMetric``, ``LVISMetric``,
+    ``CocoPanopticMetric`` and ``CrowdHumanMetric`` are compared with it: these
+    find the annotations of an image by its id, and would use those of another
+    image. That the annotations have more images is only logged.
 
     Args:
         loop (BaseLoop): Loop of validation or testing, with its ``dataloader``
@@ -37,11 +40,14 @@ def check_evaluator(
         name (str): Name of these in the config, such as ``'val_evaluator'``.
 
     Raises:
+        DataError: If pycocotools cannot evaluate with the annotations.
         ConfigError: If an image of the data set is not among the annotations,
             or is another one there, or the categories have another order.
     """
     settings = settings if isinstance(settings, (list, tuple)) else [settings]
     evaluator = getattr(loop, 'evaluator', None)
+    for metric in getattr(evaluator, 'metrics', ()):
+        check_metric(metric)
     # Other evaluators give each metric a part of the data set.
     if type(evaluator) is not Evaluator:
         return

@@ -9,7 +9,7 @@ from mmbiformer.utils.text import one_line
 
 from .checks import check_classes, check_data
 from .coco import check_coco
-from .evaluation import check_evaluator_files
+from .coco_evaluation import check_evaluator_files
 from .instances import check_instances
 from .label_maps import check_label_maps
 from .objects import ObjectTally, is_panoptic, needs_objects, reads_coco

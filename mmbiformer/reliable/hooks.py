@@ -45,6 +45,7 @@ class LabelCheck(Hook):
     priority = 'VERY_HIGH'
 
     def __init__(self) -> None:
+        self._ignored: Optional[List[int]] = None
         self._failing: Optional[bool] = None
 
     def _before_iter(
@@ -59,15 +60,11 @@ class LabelCheck(Hook):
         classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
         if not classes:
             return
-        ignored = [getattr(dataset, 'ignore_index', 255)]
-        of_heads = (
-            getattr(module, 'ignore_index', None)
-            for module in runner.model.modules()
-        )
-        ignored.extend(value for value in of_heads if isinstance(value, int))
+        ignored = [
+            getattr(dataset, 'ignore_index', 255),
+            *self._ignored_by_heads(runner.model),
+        ]
         for sample in _data_samples(data_batch):
-            # With test-time augmentation, the views of an image.
-            sample = sample[0] if isinstance(sample, list) else sample
             if 'gt_sem_seg' not in sample:
                 continue
             labels = sample.gt_sem_seg.data
@@ -75,6 +72,16 @@ class LabelCheck(Hook):
             check_labels(labels, len(classes), ignored, name)
             if mode == 'train' and self._fails_on_ignored(runner.model):
                 _check_all_pixels_count(labels, len(classes), runner, name)
+
+    def _ignored_by_heads(self, model: nn.Module) -> List[int]:
+        """Return the labels that the heads of a model ignore."""
+        if self._ignored is None:
+            values = (
+                getattr(module, 'ignore_index', None)
+                for module in model.modules()
+            )
+            self._ignored = [one for one in values if isinstance(one, int)]
+        return self._ignored
 
     def _fails_on_ignored(self, model: nn.Module) -> bool:
         """Tell whether a loss of a model fails on pixels that are ignored."""

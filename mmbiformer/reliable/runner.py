@@ -40,7 +40,6 @@ from mmbiformer.checkpoints.plain_data import to_plain
 from mmbiformer.checkpoints.strict import strict_loading
 from mmbiformer.checkpoints.weights import load_all_weights, state_dict_of
 from mmbiformer.datacheck.checked_pipeline import check_samples
-from mmbiformer.datacheck.evaluation import EvaluationCheck
 from mmbiformer.datacheck.evaluators import check_evaluator
 from mmbiformer.datacheck.loading import (
     check_leaves,
@@ -181,7 +180,6 @@ class CheckedRunner(Runner):
         super().register_default_hooks(hooks)
         if self.cfg.get('default_scope') == 'mmseg':
             self.register_hook(LabelCheck())
-        self.register_hook(EvaluationCheck())
         self.register_hook(IterationSeed())
         self.register_hook(InvalidLossCheck())
         self.register_hook(self._interruption)

@@ -11,8 +11,8 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from toy import toy_runner
 
-from mmbiformer.datacheck import evaluation
-from mmbiformer.datacheck.evaluation import check_metric, needs_info
+from mmbiformer.datacheck import coco_evaluation
+from mmbiformer.datacheck.coco_evaluation import check_metric, needs_info
 from mmbiformer.datacheck.splits import check_split
 from mmbiformer.utils.errors import DataError
 
@@ -130,7 +130,7 @@ def test_a_file_without_info(evaluated, monkeypatch):
     built, _ = check('bbox')
     if not needs_info():
         check_metric(built)
-    monkeypatch.setattr(evaluation, 'needs_info', lambda: True)
+    monkeypatch.setattr(coco_evaluation, 'needs_info', lambda: True)
     built, report = check('bbox')
     assert 'no info in the annotations' in report.fatal
     with pytest.raises(DataError, match='no info in the annotations'):

@@ -36,12 +36,12 @@ def merge_settings(cfg: Config, settings: dict) -> Config:
     Returns:
         Config: A copy, in which types are names.
     """
-    merged = deepcopy(to_plain(cfg))
+    merged = deepcopy(name_types(cfg))
     merged.merge_from_dict(deepcopy(settings))
     return merged
 
 
-def to_plain(cfg: Config) -> Config:
+def name_types(cfg: Config) -> Config:
     """Return a pure-python config with the names of its types.
 
     Args:

@@ -11,7 +11,7 @@ from mmbiformer.utils.errors import ConfigError
 
 from .probe import Map, preprocessor_of, probe_backbone, type_name
 from .readers import swap_readers
-from .render import to_plain
+from .render import name_types
 
 STRIDES = (4, 8, 16, 32)
 """tuple[int]: Strides of BiFormer's four maps."""
@@ -63,7 +63,7 @@ def swap_backbone(cfg: Config, donor: Config) -> Swap:
     Raises:
         ConfigError: If the heads cannot read BiFormer's maps.
     """
-    cfg, donor = to_plain(cfg), to_plain(donor)
+    cfg, donor = name_types(cfg), name_types(donor)
     _check_configs(cfg, donor)
     init_default_scope(cfg.default_scope)
     old = probe_backbone(cfg)

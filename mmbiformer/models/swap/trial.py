@@ -11,11 +11,12 @@ from mmengine.registry import MODELS
 from mmengine.structures import PixelData
 from torch import Tensor, nn
 
+from mmbiformer.utils.building import walk
 from mmbiformer.utils.command_line import describe_error
 from mmbiformer.utils.errors import ConfigError
 
 from .probe import Map, image_size, pipeline_of, quick_size
-from .render import merge_settings, to_plain
+from .render import merge_settings, name_types
 from .settings import Swap
 
 
@@ -55,7 +56,7 @@ def try_swap(cfg: Config, swap: Swap) -> List[str]:
     Raises:
         ConfigError: If it can be run with its old backbone only.
     """
-    old, new = to_plain(cfg), merge_settings(cfg, swap.settings)
+    old, new = name_types(cfg), merge_settings(cfg, swap.settings)
     size = quick_size(old)
     error = _try(new, swap.new, size)
     if error is not None and size != image_size(old):
@@ -172,19 +173,11 @@ def _segmentation_batch(size: Tuple[int, int], num_classes: int) -> dict:
 
 def _num_classes(model: dict) -> int:
     """Return the number of classes that all heads of a model know."""
-    numbers: List[int] = []
-
-    def visit(node: object) -> None:
-        if isinstance(node, dict):
-            numbers.extend(
-                node[key]
-                for key in ('num_classes', 'num_things_classes')
-                if isinstance(node.get(key), int)
-            )
-            node = list(node.values())
-        if isinstance(node, (list, tuple)):
-            for value in node:
-                visit(value)
-
-    visit({k: v for k, v in model.items() if k != 'backbone'})
+    numbers = [
+        node[key]
+        for where, node in walk(model, 'model')
+        if not where.startswith('model.backbone')
+        for key in ('num_classes', 'num_things_classes')
+        if isinstance(node.get(key), int)
+    ]
     return max(1, min(numbers, default=1))
