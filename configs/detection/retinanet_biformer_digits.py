@@ -26,6 +26,6 @@ model = dict(
     ),
 )
 
-# The masks of the data set are left out of account.
+# The masks of the data set are not evaluated.
 val_evaluator = dict(metric='bbox')
 test_evaluator = val_evaluator

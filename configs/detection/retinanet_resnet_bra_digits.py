@@ -1,8 +1,6 @@
 # retinanet_resnet_digits with bi-level routing attention in stages 2 and 3.
 _base_ = 'retinanet_resnet_digits.py'
 
-custom_imports = dict(imports=['mmbiformer'])
-
 model = dict(
     backbone=dict(
         plugins=[
