@@ -76,6 +76,14 @@ def test_it_equals_the_reference(case):
     assert_as_exact_as_the_reference(make_inputs(**case))
 
 
+def test_large_products_of_a_partial_tile_do_not_overflow():
+    """The exponentials of absent keys would be infinite."""
+    q, k, v, routing, heads = make_inputs(n_win=1, region=(1, 3), topk=1)
+    inputs = 30 + q, -30 + k, v, routing, heads
+    for a, b in zip(run(*inputs), run(*inputs, 'reference'), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
 def test_skewed_routing():
     """All regions route to one, in three pieces, with equal bits each time."""
     q, k, v, routing, heads = make_inputs(

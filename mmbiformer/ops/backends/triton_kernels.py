@@ -332,8 +332,11 @@ def invert(
         edge = start + tl.arange(0, BLOCK_E)
         chosen = tl.load(routing + edge, mask=edge < edges, other=0)
         chosen = tl.minimum(tl.maximum(chosen, 0), regions - 1).to(tl.int32)
-        counts += tl.histogram(chosen, BLOCK_R, mask=edge < edges)
+        counts += tl.histogram(chosen, BLOCK_R)
     each = tl.arange(0, BLOCK_R)
+    # Older versions of Triton have no mask here.
+    padding = tl.cdiv(edges, BLOCK_E) * BLOCK_E - edges
+    counts -= tl.where(each == 0, padding, 0)
     before = each < region
     most = _PIECE * topk
     cut = tl.where(each < regions, tl.cdiv(counts, most), 0)
