@@ -8,12 +8,13 @@ was a validation in between.
 """
 
 import ctypes
+import functools
 import os
 import random
 import signal
 import sys
 from contextlib import suppress
-from typing import Iterator, List, Optional, Sequence
+from typing import Callable, Iterator, List, Optional, Sequence
 
 import numpy as np
 import torch
@@ -221,4 +222,15 @@ def _start_worker(worker_id: int, **kwargs) -> None:
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    sys.excepthook = functools.partial(_report_unless_left, sys.excepthook)
     worker_init_fn(worker_id, **kwargs)
+
+
+def _report_unless_left(hook: Callable, kind: type, *error) -> None:
+    """Show an error of a thread of a worker, as ``hook`` does.
+
+    Tensors are handed over by a thread. Ctrl-C may end the main process while
+    it receives one, and it has shown by then that it was interrupted.
+    """
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        hook(kind, *error)

@@ -1,4 +1,6 @@
 import random
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -166,3 +168,37 @@ def test_a_function_of_the_user_that_starts_workers_is_kept():
     assert shield_workers(config, 5) is config
     assert shield_workers({}, None) == {}
     assert shield_workers({}, 5)['worker_init_fn']['seed'] == 5
+
+
+class ErrorsInThreads(Dataset):
+    """Samples while which a thread of the worker fails."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        thread = threading.Thread(
+            target=lambda: sys.excepthook(*ERRORS[index], None)
+        )
+        thread.start()
+        thread.join()
+        return index
+
+
+ERRORS = [
+    (BrokenPipeError, BrokenPipeError('left by the main process')),
+    (ValueError, ValueError('of the thread')),
+]
+
+
+def test_workers_do_not_show_that_the_main_process_left(capfd):
+    config = dict(
+        dataset=ErrorsInThreads(),
+        sampler=dict(type=DefaultSampler, shuffle=False),
+        num_workers=1,
+        batch_size=1,
+    )
+    list(build(shield_workers(config, 5)))
+    shown = capfd.readouterr().err
+    assert 'of the thread' in shown
+    assert 'left by the main process' not in shown
