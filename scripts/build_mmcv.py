@@ -173,6 +173,8 @@ def build_wheel(source: Path, out: Path, cflags: str) -> bool:
         bool: Whether the build succeeded.
     """
     log = out / 'build.log'
+    # Where ninja is, without which one file is compiled at a time.
+    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
     say(f'compiling; the full output goes to {log}')
     start, shown = time.monotonic(), 0.0
     terminal = sys.stderr.isatty()
@@ -181,7 +183,14 @@ def build_wheel(source: Path, out: Path, cflags: str) -> bool:
         subprocess.Popen(
             [*PIP, 'wheel', '-v', '--no-deps', '--no-build-isolation']
             + ['--wheel-dir', out, source],
-            env=dict(os.environ, MMCV_WITH_OPS='1', CFLAGS=cflags),
+            # Newer setuptools reads CXXFLAGS for C++, older CFLAGS.
+            env=dict(
+                os.environ,
+                PATH=path,
+                MMCV_WITH_OPS='1',
+                CFLAGS=cflags,
+                CXXFLAGS=cflags,
+            ),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -2,6 +2,7 @@
 
     python3 scripts/setup_env.py                    # set up only
     python3 scripts/setup_env.py -- COMMAND [ARG…]  # then run COMMAND
+    python3 scripts/setup_env.py --classification   # with mmpretrain
 
 The Python that runs this script is used if its environment has torch,
 mmengine, mmcv with its compiled ops, mmdet, mmsegmentation and what these
@@ -12,6 +13,10 @@ are skipped, so an interrupted set-up continues where it stopped.
 ``$FAMILY`` selects the packages of OpenMMLab: ``openmmlab``, the originals, or
 ``onedl``, their maintained forks, which get an environment of their own,
 ``.venv-onedl``. If it is not set, the active environment may have either.
+
+``--classification`` adds mmpretrain and torchvision, which it imports. Again,
+an active environment that has them is used; otherwise it is
+``.venv-classification``, so that the other tasks need neither.
 
 ``$TORCH`` selects another torch: a version (``2.9.1``), a requirement, or
 arguments for pip (``TORCH="torch==2.9.1 --index-url URL"``).
@@ -25,6 +30,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -35,22 +41,26 @@ from typing import Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD_MMCV = ROOT / 'scripts/build_mmcv.py'
+REQUIREMENTS = ROOT / 'requirements'
+# What tests and tools need.
+TOOLS = [
+    REQUIREMENTS / f'{name}.txt' for name in ('tests', 'optional', 'deploy')
+]
 TORCH = 'torch==2.13.0'
+# torch 2.13.0 of the CPU index and PyPI's torchvision do not fit together.
+TORCH_CLASSIFICATION = 'torch==2.14.1 torchvision==0.29.1'
 # mmcv's setup.py imports pkg_resources, which setuptools 82 removed; torch
 # warns at every start if numpy is missing.
 BUILD_TOOLS = ['setuptools<80', 'wheel', 'ninja', 'numpy']
 PYTHONS = ('3.10', '3.11', '3.12')
-# The environment of each family, and what is installed there. The forks have
-# the originals' import names: both in one environment overwrite each other.
-VENVS = {'openmmlab': ROOT / '.venv', 'onedl': ROOT / '.venv-onedl'}
-MMINSTALL = {
-    'openmmlab': ROOT / 'requirements/mminstall.txt',
-    'onedl': ROOT / 'requirements/mminstall_onedl.txt',
-}
+# The forks have the originals' import names: both in one environment overwrite
+# each other.
+FAMILIES = ('openmmlab', 'onedl')
 
-# Run by the interpreter in question; prints what its environment has.
+# Run by the interpreter in question, with the names of the test tools as
+# arguments; prints what its environment has.
 PROBE = """
-import importlib.metadata, importlib.util, json, pathlib
+import importlib.metadata, importlib.util, json, pathlib, sys
 
 def has(name):
     return bool(list(importlib.metadata.distributions(name=name)))
@@ -61,6 +71,7 @@ families = dict(
     onedl=('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection',
            'onedl-mmsegmentation'))
 modules = dict(openmmlab=('pkg_resources',), onedl=())
+classification = dict(openmmlab='mmpretrain', onedl='onedl-mmpretrain')
 
 def folder(name):
     spec = importlib.util.find_spec(name)
@@ -73,9 +84,10 @@ print(json.dumps(dict(
         if has('torch') and all(map(has, names))
         and all(map(folder, modules[family]))
         and mmcv and list(pathlib.Path(mmcv).glob('_ext*'))],
-    tools=all(map(has, (
-        'hypothesis', 'mypy', 'pytest', 'pytest-xdist', 'ruff',
-        'scikit-learn', 'selenium'))),
+    classification=[
+        family for family, name in classification.items()
+        if has(name) and has('torchvision')],
+    tools=all(map(has, sys.argv[1:])),
     mmbiformer=folder('mmbiformer'))))
 """
 
@@ -101,9 +113,11 @@ def pip_install(python: Path, *arguments: object) -> None:
     )  # fmt: skip
 
 
-def ask(python: object, code: str) -> str:
+def ask(python: object, code: str, *arguments: str) -> str:
     """Return what an interpreter prints; empty if it fails."""
-    result = subprocess.run([python, '-c', code], capture_output=True)
+    result = subprocess.run(
+        [python, '-c', code, *arguments], capture_output=True
+    )
     return result.stdout.decode().strip() if result.returncode == 0 else ''
 
 
@@ -149,19 +163,23 @@ def find_python() -> str:
     return python
 
 
-def torch_arguments() -> list:
+def torch_arguments(classification: bool) -> list:
     """Return pip's arguments for torch: ``$TORCH`` or the default."""
-    arguments = shlex.split(os.getenv('TORCH') or TORCH)
+    default = TORCH_CLASSIFICATION if classification else TORCH
+    arguments = shlex.split(os.getenv('TORCH') or default)
     if arguments[0][0].isdigit():
         arguments[0] = f'torch=={arguments[0]}'
+    if classification and not any('torchvision' in part for part in arguments):
+        # Each version of torchvision requires one version of torch.
+        arguments.append('torchvision')
     return arguments
 
 
-def fingerprint() -> str:
+def fingerprint(classification: bool) -> str:
     """Return a digest of everything that decides what is installed."""
     # A virtual environment works only where it was created.
     digest = hashlib.sha256(
-        shlex.join([*torch_arguments(), str(ROOT)]).encode()
+        shlex.join([*torch_arguments(classification), str(ROOT)]).encode()
     )
     for path in [
         Path(__file__),
@@ -169,54 +187,65 @@ def fingerprint() -> str:
         ROOT / 'pyproject.toml',
         ROOT / 'setup.py',
         *sorted((ROOT / 'csrc').iterdir()),
-        *sorted((ROOT / 'requirements').glob('*.txt')),
+        *sorted(REQUIREMENTS.glob('*.txt')),
     ]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
+def tool_names() -> list:
+    """Return the names of the packages that tests and tools need."""
+    lines = [line for path in TOOLS for line in path.read_text().splitlines()]
+    names = [re.match(r'[\w.-]+', line) for line in lines]
+    return [name[0] for name in names if name]
+
+
 def install_project(python: Path) -> None:
     """Install mmbiformer, editable, and what its tests and tools need."""
-    requirements = ROOT / 'requirements'
-    files = ['tests.txt', 'optional.txt']
+    files = list(TOOLS)
     if not ask(python, 'import triton; print(1)'):
-        files.append('triton.txt')
+        files.append(REQUIREMENTS / 'triton.txt')
     pip_install(
         python, '--quiet', '--editable', ROOT,
-        *(part for name in files for part in ('-r', requirements / name)),
+        *(part for path in files for part in ('-r', path)),
     )  # fmt: skip
 
 
-def make_venv(family: str) -> Path:
-    """Create or complete the environment of a family.
+def make_venv(family: str, classification: bool) -> Path:
+    """Create or complete an environment.
 
     Args:
         family (str): ``'openmmlab'`` or ``'onedl'``.
+        classification (bool): Whether with mmpretrain.
 
     Returns:
         Path: Its interpreter.
     """
-    venv = VENVS[family]
+    kind = ['onedl'] * (family == 'onedl')
+    kind += ['classification'] * classification
+    venv = ROOT / '-'.join(['.venv', *kind])
+    mminstall = REQUIREMENTS / f'{"_".join(["mminstall", *kind])}.txt'
+    digest = fingerprint(classification)
     python = venv / 'bin/python'
     stamp = venv / 'mmbiformer-setup.txt'
     with lock(ROOT / f'{venv.name}.lock'):
-        if stamp.is_file() and stamp.read_text() == fingerprint():
+        if stamp.is_file() and stamp.read_text() == digest:
             return python
         start = time.monotonic()
         base = find_python()
         say(f'[1/5] virtual environment in {venv}, with {base}')
         run(base, '-m', 'venv', venv)
         say('[2/5] torch')
-        pip_install(python, *torch_arguments())
+        pip_install(python, *torch_arguments(classification))
         # After torch, which brings the newest setuptools.
         pip_install(python, *BUILD_TOOLS)
         say('[3/5] mmcv')
         run(python, BUILD_MMCV, family)
-        say('[4/5] mmengine, mmdet, mmsegmentation and what they import')
-        pip_install(python, '--quiet', '-r', MMINSTALL[family])
+        say('[4/5] the other packages of OpenMMLab and what they import')
+        pip_install(python, '--quiet', '-r', mminstall)
         say('[5/5] mmbiformer and its test tools')
         install_project(python)
-        stamp.write_text(fingerprint())
+        stamp.write_text(digest)
         say(f'done in {time.monotonic() - start:.0f} s')
     return python
 
@@ -230,16 +259,24 @@ def main() -> None:
     parser.add_argument(
         'command', nargs='*', metavar='COMMAND', help='what to run, after "--"'
     )
-    command = parser.parse_args().command
+    parser.add_argument(
+        '--classification',
+        action='store_true',
+        help='with mmpretrain and torchvision',
+    )
+    args = parser.parse_args()
+    command, classification = args.command, args.classification
     family = os.getenv('FAMILY') or None
-    if family not in (None, *VENVS):
+    if family not in (None, *FAMILIES):
         sys.exit(
-            f'[setup] error: FAMILY must be one of {tuple(VENVS)}, got '
+            f'[setup] error: FAMILY must be one of {FAMILIES}, got '
             f'FAMILY={family!r}'
         )
 
-    has = json.loads(ask(sys.executable, PROBE) or '{}')
-    active = has.get('families', [])
+    has = json.loads(ask(sys.executable, PROBE, *tool_names()) or '{}')
+    active = set(has.get('families', []))
+    if classification:
+        active &= set(has.get('classification', []))
     fits = family in active if family else bool(active)
     # $TORCH asks for a torch that the active environment may not have.
     if fits and not os.getenv('TORCH'):
@@ -248,7 +285,7 @@ def main() -> None:
             say(f'adding mmbiformer and its test tools to {sys.prefix}')
             install_project(python)
     else:
-        python = make_venv(family or 'openmmlab')
+        python = make_venv(family or 'openmmlab', classification)
 
     if not command:
         say(f'ready: {python}')
