@@ -21,7 +21,7 @@ help:  ## list the targets and their settings
 	@echo 'TORCH=VERSION     another torch, e.g. TORCH=2.9.1 or'
 	@echo '                  TORCH="torch==2.9.1 --index-url URL"'
 	@echo 'FAMILY=onedl      the maintained forks of OpenMMLab, in .venv-onedl'
-	@echo 'PYTHON=PATH       another Python, 3.10 to 3.12'
+	@echo 'PYTHON=PATH       another Python, 3.10 to 3.13, or 3.14 with FAMILY=onedl'
 
 setup:  ## set up torch, OpenMMLab and mmbiformer in .venv
 	@$(SETUP)

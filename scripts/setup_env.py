@@ -39,12 +39,16 @@ import time
 from pathlib import Path
 from typing import Iterator
 
+from mmcv_source import REQUIREMENTS, cache_root
+
 ROOT = Path(__file__).resolve().parents[1]
-BUILD_MMCV = ROOT / 'scripts/build_mmcv.py'
-REQUIREMENTS = ROOT / 'requirements'
+SCRIPTS = ROOT / 'scripts'
+MODULES = ('setup_env', 'build_mmcv', 'mmcv_source', 'simple_index')
+REQUIREMENT_FILES = ROOT / 'requirements'
 # What tests and tools need.
 TOOLS = [
-    REQUIREMENTS / f'{name}.txt' for name in ('tests', 'optional', 'deploy')
+    REQUIREMENT_FILES / f'{name}.txt'
+    for name in ('tests', 'optional', 'deploy')
 ]
 TORCH = 'torch==2.13.0'
 # torch 2.13.0 of the CPU index and PyPI's torchvision do not fit together.
@@ -52,10 +56,17 @@ TORCH_CLASSIFICATION = 'torch==2.14.1 torchvision==0.29.1'
 # mmcv's setup.py imports pkg_resources, which setuptools 82 removed; torch
 # warns at every start if numpy is missing.
 BUILD_TOOLS = ['setuptools<80', 'wheel', 'ninja', 'numpy']
-PYTHONS = ('3.10', '3.11', '3.12')
 # The forks have the originals' import names: both in one environment overwrite
 # each other.
-FAMILIES = ('openmmlab', 'onedl')
+PYTHONS = {
+    'openmmlab': ('3.10', '3.11', '3.12', '3.13'),
+    'onedl': ('3.10', '3.11', '3.12', '3.13', '3.14'),
+}
+# mmengine 0.10.7 calls it in mmengine/utils/dl_utils/misc.py.
+NOT_YET = (
+    'mmengine 0.10.7 calls pkgutil.find_loader, which Python 3.14 removed; '
+    'use Python 3.13, or the maintained forks: make … FAMILY=onedl'
+)
 
 # Run by the interpreter in question, with the names of the test tools as
 # arguments; prints what its environment has.
@@ -106,11 +117,17 @@ def run(*command: object) -> None:
 
 
 def pip_install(python: Path, *arguments: object) -> None:
-    """Install packages with the pip of an interpreter."""
-    run(
-        python, '-m', 'pip', '--disable-pip-version-check', 'install',
-        *arguments,
-    )  # fmt: skip
+    """Install packages with the pip of an interpreter, or with uv."""
+    if ask(python, 'import pip; print(1)'):
+        command = [python, '-m', 'pip', '--disable-pip-version-check']
+        run(*command, 'install', *arguments)
+    elif shutil.which('uv'):
+        run('uv', 'pip', 'install', '--python', python, *arguments)
+    else:
+        sys.exit(
+            f'[setup] error: {python} has no pip, and there is no uv; '
+            f'install pip by: {python} -m ensurepip'
+        )
 
 
 def ask(python: object, code: str, *arguments: str) -> str:
@@ -133,24 +150,54 @@ def lock(path: Path) -> Iterator[None]:
         yield
 
 
-def find_python() -> str:
-    """Return a Python for the environment; exit if there is none."""
-    names = [sys.executable] + [f'python{version}' for version in PYTHONS]
+def find_python(family: str) -> str:
+    """Return a Python for an environment; exit if there is none.
+
+    Args:
+        family (str): ``'openmmlab'`` or ``'onedl'``.
+    """
+    versions = PYTHONS[family]
+    names = [sys.executable]
+    names += [f'python{version}' for version in reversed(versions)]
+    found = {}
     for name in names:
         python = shutil.which(name)
         version = 'import sys; print(*sys.version_info[:2], sep=".")'
-        if python and ask(python, version) in PYTHONS:
+        found[name] = python and ask(python, version)
+        if found[name] in versions:
             break
     else:
+        reason = f' ({NOT_YET})' if '3.14' in found.values() else ''
         sys.exit(
-            f'[setup] error: Python {PYTHONS[0]} to {PYTHONS[-1]} is needed; '
-            f'none of these is one: {", ".join(names)}. Name one by '
+            f'[setup] error: Python {versions[0]} to {versions[-1]} is needed'
+            f'{reason}; none of these is one: {", ".join(names)}. Name one by '
             'make … PYTHON=PATH'
         )
     if not ask(python, 'import ensurepip, venv; print(1)'):
         sys.exit(
             f'[setup] error: {python} cannot create virtual environments; on '
             'Debian and Ubuntu: apt install python3-venv'
+        )
+    check_compiler(python, family)
+    return python
+
+
+def check_compiler(python: str, family: str) -> None:
+    """Exit if mmcv must be compiled, and cannot be.
+
+    Args:
+        python (str): The Python to compile for.
+        family (str): ``'openmmlab'`` or ``'onedl'``.
+    """
+    tag = ask(python, 'import sys; print("cp", *sys.version_info[:2], sep="")')
+    mmcv = REQUIREMENTS[family].replace('==', '-')
+    if list(cache_root().glob(f'{mmcv}-torch*-{tag}-*/*.whl')):
+        return
+    compiler = shlex.split(os.getenv('CXX', 'c++'))[0]
+    if shutil.which(compiler) is None:
+        sys.exit(
+            f'[setup] error: there is no C++ compiler {compiler!r}, and mmcv '
+            'must be compiled; on Debian and Ubuntu: apt install g++'
         )
     include = ask(
         python, 'import sysconfig; print(sysconfig.get_path("include"))'
@@ -160,7 +207,40 @@ def find_python() -> str:
             f'[setup] error: {include}/Python.h is missing, and mmcv must be '
             'compiled; on Debian and Ubuntu: apt install python3-dev'
         )
-    return python
+
+
+def opencv_error(python: Path) -> str:
+    """Return why OpenCV cannot be imported; empty if it can."""
+    result = subprocess.run(
+        [python, '-c', 'import cv2'], capture_output=True, text=True
+    )
+    return result.stderr.strip().rpartition('\n')[2]
+
+
+def mend_opencv(python: Path) -> None:
+    """Replace OpenCV where it needs the libraries of a desktop.
+
+    mmcv and mmengine require opencv-python; the wheel opencv-python-headless
+    has the same module without windows.
+    """
+    error = opencv_error(python)
+    if not error:
+        return
+    version = ask(
+        python,
+        'import importlib.metadata\n'
+        'print(importlib.metadata.version("opencv-python"))',
+    )
+    say(f'OpenCV without a desktop, as the other one fails: {error}')
+    pip = [python, '-m', 'pip', '--disable-pip-version-check']
+    run(*pip, 'uninstall', '--quiet', '--yes', 'opencv-python')
+    pip_install(
+        python, '--quiet', '--force-reinstall', '--no-deps',
+        f'opencv-python-headless=={version}',
+    )  # fmt: skip
+    error = opencv_error(python)
+    if error:
+        sys.exit(f'[setup] error: OpenCV cannot be imported: {error}')
 
 
 def torch_arguments(classification: bool) -> list:
@@ -182,12 +262,11 @@ def fingerprint(classification: bool) -> str:
         shlex.join([*torch_arguments(classification), str(ROOT)]).encode()
     )
     for path in [
-        Path(__file__),
-        BUILD_MMCV,
+        *(SCRIPTS / f'{name}.py' for name in MODULES),
         ROOT / 'pyproject.toml',
         ROOT / 'setup.py',
         *sorted((ROOT / 'csrc').iterdir()),
-        *sorted(REQUIREMENTS.glob('*.txt')),
+        *sorted(REQUIREMENT_FILES.glob('*.txt')),
     ]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -204,7 +283,7 @@ def install_project(python: Path) -> None:
     """Install mmbiformer, editable, and what its tests and tools need."""
     files = list(TOOLS)
     if not ask(python, 'import triton; print(1)'):
-        files.append(REQUIREMENTS / 'triton.txt')
+        files.append(REQUIREMENT_FILES / 'triton.txt')
     pip_install(
         python, '--quiet', '--editable', ROOT,
         *(part for path in files for part in ('-r', path)),
@@ -224,7 +303,7 @@ def make_venv(family: str, classification: bool) -> Path:
     kind = ['onedl'] * (family == 'onedl')
     kind += ['classification'] * classification
     venv = ROOT / '-'.join(['.venv', *kind])
-    mminstall = REQUIREMENTS / f'{"_".join(["mminstall", *kind])}.txt'
+    mminstall = REQUIREMENT_FILES / f'{"_".join(["mminstall", *kind])}.txt'
     digest = fingerprint(classification)
     python = venv / 'bin/python'
     stamp = venv / 'mmbiformer-setup.txt'
@@ -232,7 +311,7 @@ def make_venv(family: str, classification: bool) -> Path:
         if stamp.is_file() and stamp.read_text() == digest:
             return python
         start = time.monotonic()
-        base = find_python()
+        base = find_python(family)
         say(f'[1/5] virtual environment in {venv}, with {base}')
         run(base, '-m', 'venv', venv)
         say('[2/5] torch')
@@ -240,9 +319,10 @@ def make_venv(family: str, classification: bool) -> Path:
         # After torch, which brings the newest setuptools.
         pip_install(python, *BUILD_TOOLS)
         say('[3/5] mmcv')
-        run(python, BUILD_MMCV, family)
+        run(python, SCRIPTS / 'build_mmcv.py', family)
         say('[4/5] the other packages of OpenMMLab and what they import')
         pip_install(python, '--quiet', '-r', mminstall)
+        mend_opencv(python)
         say('[5/5] mmbiformer and its test tools')
         install_project(python)
         stamp.write_text(digest)
@@ -267,9 +347,9 @@ def main() -> None:
     args = parser.parse_args()
     command, classification = args.command, args.classification
     family = os.getenv('FAMILY') or None
-    if family not in (None, *FAMILIES):
+    if family not in (None, *PYTHONS):
         sys.exit(
-            f'[setup] error: FAMILY must be one of {FAMILIES}, got '
+            f'[setup] error: FAMILY must be one of {tuple(PYTHONS)}, got '
             f'FAMILY={family!r}'
         )
 
@@ -281,6 +361,14 @@ def main() -> None:
     # $TORCH asks for a torch that the active environment may not have.
     if fits and not os.getenv('TORCH'):
         python = Path(sys.executable)
+        error = opencv_error(python)
+        if error:
+            sys.exit(
+                f'[setup] error: OpenCV cannot be imported in {sys.prefix}: '
+                f'{error}. Without a desktop: '
+                'pip uninstall opencv-python; pip install '
+                '--force-reinstall opencv-python-headless'
+            )
         if not has['tools'] or has['mmbiformer'] != str(ROOT / 'mmbiformer'):
             say(f'adding mmbiformer and its test tools to {sys.prefix}')
             install_project(python)
