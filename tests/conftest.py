@@ -6,13 +6,18 @@ from pathlib import Path
 import pytest
 from forked import run_as_main
 
-from mmbiformer.utils.config import installed_mmseg
+from mmbiformer_threads import limit_threads
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Before torch is imported; the tests share the cores with each other.
+limit_threads()
 
 
 def pytest_sessionstart(session):
     """Let tests read configs that inherit from mmseg's, in both families."""
+    from mmbiformer.utils.config import installed_mmseg
+
     stack = contextlib.ExitStack()
     stack.enter_context(installed_mmseg())
     session.config.add_cleanup(stack.close)
