@@ -18,7 +18,7 @@ import os
 from pathlib import Path
 from typing import Iterator, Optional
 
-GOMP_SPINCOUNT = 1000
+GOMP_SPINCOUNT = 1300
 """int: How often a thread of GNU's OpenMP looks before it sleeps."""
 KMP_BLOCKTIME = 1
 """int: Milliseconds for which a thread of LLVM's or Intel's OpenMP looks."""

@@ -2,10 +2,11 @@
 
     python benchmarks/busy.py train
     python benchmarks/busy.py inference --spin 0 1000 default --busy 1
+    LD_PRELOAD=libomp.so python benchmarks/busy.py train \
+        --variable KMP_BLOCKTIME --spin 0 1 10 default
 
-Each count of GOMP_SPINCOUNT has its own process, which loads torch with it.
-The processes take turns, while others run endless loops. It needs GNU's
-OpenMP, with which torch comes on Linux, and an otherwise idle machine.
+Each count has its own process, which loads torch with it. The processes take
+turns, while others run endless loops. It needs an otherwise idle machine.
 """
 
 import argparse
@@ -39,7 +40,7 @@ WORKLOADS = {
     ),
 }
 """dict[str, tuple]: What is measured, by name."""
-SPINS = ('0', '500', '1000', '2000', '5000', '10000', 'default')
+SPINS = ('0', '500', '1000', '1300', '2000', '5000', '10000', 'default')
 LOOP = 'while True: pass'
 WARM_UP_RUNS = 2
 
@@ -63,16 +64,16 @@ def serve(connection: Connection, workload: str, threads: int) -> None:
 
 @contextlib.contextmanager
 def started(
-    workload: str, spins: List[str], threads: int
+    workload: str, variable: str, spins: List[str], threads: int
 ) -> Iterator[Dict[str, Connection]]:
     """Start a process for each count; yield the connections by count."""
     context = multiprocessing.get_context('spawn')
     connections, processes = {}, []
     try:
         for spin in spins:
-            os.environ['GOMP_SPINCOUNT'] = spin
+            os.environ[variable] = spin
             if spin == 'default':
-                del os.environ['GOMP_SPINCOUNT']
+                del os.environ[variable]
             connections[spin], other = context.Pipe()
             process = context.Process(
                 target=serve, args=(other, workload, threads), daemon=True
@@ -138,8 +139,15 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         default=SPINS,
         metavar='COUNT',
-        help=f'values of GOMP_SPINCOUNT, or "default" (default: '
+        help=f'values of the variable, or "default" for none (default: '
         f'{" ".join(SPINS)})',
+    )
+    parser.add_argument(
+        '--variable',
+        default='GOMP_SPINCOUNT',
+        help="the setting: GOMP_SPINCOUNT of GNU's OpenMP, with which torch "
+        "comes on Linux, or KMP_BLOCKTIME of LLVM's and Intel's (default: "
+        '%(default)s)',
     )
     parser.add_argument(
         '--busy',
@@ -169,7 +177,9 @@ def main() -> None:
     args = parse_args()
     print(f'| busy | {" | ".join(args.spin)} |')
     print(f'| --- |{" ---: |" * len(args.spin)}')
-    with started(args.workload, args.spin, args.threads) as connections:
+    with started(
+        args.workload, args.variable, args.spin, args.threads
+    ) as connections:
         for busy in args.busy:
             with busy_loops(busy):
                 seconds = measure(connections, args.repeat)
