@@ -167,11 +167,11 @@ def find_python(family: str) -> str:
         if found[name] in versions:
             break
     else:
-        reason = f' ({NOT_YET})' if '3.14' in found.values() else ''
+        reason = f'. {NOT_YET}' if '3.14' in found.values() else ''
         sys.exit(
-            f'[setup] error: Python {versions[0]} to {versions[-1]} is needed'
-            f'{reason}; none of these is one: {", ".join(names)}. Name one by '
-            'make … PYTHON=PATH'
+            f'[setup] error: Python {versions[0]} to {versions[-1]} is '
+            f'needed; none of these is one: {", ".join(names)}. Name one by '
+            f'make … PYTHON=PATH{reason}'
         )
     if not ask(python, 'import ensurepip, venv; print(1)'):
         sys.exit(
