@@ -2,25 +2,29 @@
 # creates. `make help` lists the targets.
 PYTHON ?= python3
 TASK ?= maskrcnn
-IN_ENV = $(PYTHON) scripts/setup_env.py --
+# Classification has an environment of its own.
+SETUP = $(PYTHON) scripts/setup_env.py \
+	$(if $(filter classification,$(TASK)),--classification)
+IN_ENV = $(SETUP) --
 
 export TORCH FAMILY
 
-.PHONY: help setup demo lint test test-slow docs
+.PHONY: help setup demo lint test test-slow test-classification docs
 
 help:  ## list the targets and their settings
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo 'TASK=NAME         what the demo trains: maskrcnn (the default), retinanet,'
-	@echo '                  sfpn or upernet'
-	@echo 'ARGS=...          arguments of pytest for test-slow, e.g. ARGS="-k maskrcnn"'
+	@echo '                  sfpn, upernet or classification, whose environment is'
+	@echo '                  .venv-classification'
+	@echo 'ARGS=...          arguments of pytest, e.g. ARGS="-k maskrcnn"'
 	@echo 'TORCH=VERSION     another torch, e.g. TORCH=2.9.1 or'
 	@echo '                  TORCH="torch==2.9.1 --index-url URL"'
 	@echo 'FAMILY=onedl      the maintained forks of OpenMMLab, in .venv-onedl'
-	@echo 'PYTHON=PATH       another Python, 3.10 to 3.12'
+	@echo 'PYTHON=PATH       another Python, 3.10 to 3.13, or 3.14 with FAMILY=onedl'
 
 setup:  ## set up torch, OpenMMLab and mmbiformer in .venv
-	@$(PYTHON) scripts/setup_env.py
+	@$(SETUP)
 
 demo:  ## train and test on handwritten digits, and draw the results
 	@$(IN_ENV) python scripts/demo.py --task $(TASK)
@@ -33,10 +37,14 @@ lint:  ## check the style and the types
 # Each core runs a file of tests; more threads would only compete for the cores.
 test: lint  ## lint, and run the tests that are not slow
 	@OMP_NUM_THREADS=1 $(IN_ENV) \
-		python -m pytest -m 'not slow' -n auto --dist loadfile
+		python -m pytest -m 'not slow and not classification' -n auto --dist loadfile
 
 test-slow:  ## run the tests that take minutes, such as the accuracy of the demo
-	@$(IN_ENV) python -m pytest -m slow $(ARGS)
+	@$(IN_ENV) python -m pytest -m 'slow and not classification' $(ARGS)
+
+test-classification: TASK = classification
+test-classification:  ## run the tests that need mmpretrain
+	@$(IN_ENV) python -m pytest -m classification $(ARGS)
 
 # The pages are built without importing torch or OpenMMLab.
 docs:  ## build the documentation site in site/

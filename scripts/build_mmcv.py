@@ -5,9 +5,9 @@
 Neither the original mmcv nor its maintained fork (onedl) has a wheel on PyPI.
 The build of mmcv 2.1.0 takes about 25 minutes on two cores; without debug
 information and with torch's headers precompiled, it takes about 3. The wheel
-is kept in the user's cache folder (``$XDG_CACHE_HOME/mmbiformer``), one per
-version of torch and Python, and an interrupted build continues where it
-stopped.
+is kept in the user's cache folder (``$XDG_CACHE_HOME/mmbiformer``), or in the
+project's ``.cache`` if that cannot be written, one per version of torch and
+Python, and an interrupted build continues where it stopped.
 
 Run it with the interpreter of the environment to install into. That needs
 torch, setuptools < 80, wheel and ninja.
@@ -24,22 +24,26 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import tarfile
-import tempfile
 import time
 from pathlib import Path
 from typing import Iterator
 
 import torch
+from mmcv_source import REQUIREMENTS, cache_root, python_tag, unpack_source
+from simple_index import DownloadError
 from torch.utils import cpp_extension
 
-REQUIREMENTS = {
-    # mmdet 3.3.0 and mmsegmentation 1.2.2 refuse mmcv >= 2.2.0.
-    'openmmlab': 'mmcv==2.1.0',
-    'onedl': 'onedl-mmcv==2.3.6',
-}
 # Without debug information and without warnings from torch's headers.
 CFLAGS = '-g0 -O2 -w'
+# Without mmcv itself, which imports OpenCV.
+LOAD_OPS = """
+import importlib.machinery, importlib.util, pathlib, torch
+package = pathlib.Path(importlib.util.find_spec('mmcv').origin).parent
+(file,) = package.glob('_ext*')
+loader = importlib.machinery.ExtensionFileLoader('_ext', str(file))
+spec = importlib.util.spec_from_loader('_ext', loader)
+loader.create_module(spec)
+"""
 PIP = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
 
 
@@ -59,11 +63,9 @@ def cache_folder(requirement: str) -> Path:
     cuda = torch.cuda.is_available() or os.getenv('FORCE_CUDA') == '1'
     key = (
         f'{requirement.replace("==", "-")}-torch{torch.__version__}'
-        f'-cp{sys.version_info.major}{sys.version_info.minor}'
-        f'-{"cuda" if cuda else "cpu"}'
+        f'-{python_tag()}-{"cuda" if cuda else "cpu"}'
     )
-    cache = Path(os.getenv('XDG_CACHE_HOME') or Path.home() / '.cache')
-    return cache / 'mmbiformer' / key
+    return cache_root() / key
 
 
 @contextlib.contextmanager
@@ -77,33 +79,6 @@ def lock(path: Path) -> Iterator[None]:
             say(f'waiting for another build, which holds {path}')
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def unpack_source(requirement: str, folder: Path) -> Path:
-    """Return the folder of mmcv's source; download it if it is missing.
-
-    A folder that exists has the object files of an interrupted build.
-
-    Args:
-        requirement (str): mmcv and its version, as pip takes it.
-        folder (Path): Where to put it.
-    """
-    source = folder / 'source'
-    if not source.is_dir():
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            subprocess.run(
-                [*PIP, 'download', '--quiet', '--no-deps', '--dest', scratch]
-                + ['--no-build-isolation', '--no-binary', ':all:']
-                + [requirement],
-                check=True,
-                stdout=sys.stderr,
-            )
-            (archive,) = Path(scratch).glob('*mmcv-*.tar.gz')
-            with tarfile.open(archive) as tar:
-                tar.extractall(scratch)
-            (unpacked,) = filter(Path.is_dir, Path(scratch).iterdir())
-            unpacked.rename(source)
-    return source
 
 
 def header_flags() -> list:
@@ -173,6 +148,8 @@ def build_wheel(source: Path, out: Path, cflags: str) -> bool:
         bool: Whether the build succeeded.
     """
     log = out / 'build.log'
+    # Where ninja is, without which one file is compiled at a time.
+    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
     say(f'compiling; the full output goes to {log}')
     start, shown = time.monotonic(), 0.0
     terminal = sys.stderr.isatty()
@@ -181,7 +158,14 @@ def build_wheel(source: Path, out: Path, cflags: str) -> bool:
         subprocess.Popen(
             [*PIP, 'wheel', '-v', '--no-deps', '--no-build-isolation']
             + ['--wheel-dir', out, source],
-            env=dict(os.environ, MMCV_WITH_OPS='1', CFLAGS=cflags),
+            # Newer setuptools reads CXXFLAGS for C++, older CFLAGS.
+            env=dict(
+                os.environ,
+                PATH=path,
+                MMCV_WITH_OPS='1',
+                CFLAGS=cflags,
+                CXXFLAGS=cflags,
+            ),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -257,7 +241,7 @@ def install(wheel: Path) -> bool:
         # An mmcv of the same version may be there, built for another torch.
         [*PIP, 'install', '--quiet', '--force-reinstall', '--no-deps', wheel],
         [*PIP, 'install', '--quiet', wheel],
-        [sys.executable, '-c', 'import mmcv.ops'],
+        [sys.executable, '-c', LOAD_OPS],
     ]
     return all(
         subprocess.run(command, stdout=sys.stderr).returncode == 0
@@ -295,6 +279,8 @@ if __name__ == '__main__':
         main()
     except KeyboardInterrupt:
         sys.exit('\n[mmcv] interrupted; the same command continues from here')
+    except DownloadError as error:
+        sys.exit(f'[mmcv] error: {error}')
     except subprocess.CalledProcessError as error:
         sys.exit(
             f'[mmcv] error: command failed: {shlex.join(map(str, error.cmd))}'

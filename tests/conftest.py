@@ -7,15 +7,21 @@ from unittest import mock
 
 import pytest
 from forked import run_as_main
-from mmengine.config import utils
 
-from mmbiformer.utils.config import installed_mmseg
+from mmbiformer_threads import limit_threads
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Before torch is imported; the tests share the cores with each other.
+limit_threads()
 
 
 def pytest_sessionstart(session):
     """Let tests read configs that inherit from mmseg's, and faster."""
+    from mmengine.config import utils
+
+    from mmbiformer.utils.config import installed_mmseg
+
     stack = contextlib.ExitStack()
     stack.enter_context(installed_mmseg())
     # mmengine parses a package's lists of models for each file inherited.

@@ -9,9 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from mmbiformer_threads import limit_spinning
+
 if __name__ == '__main__':
     # Ctrl-C during the imports ends the tool without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    limit_spinning()
 
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException

@@ -9,15 +9,18 @@ could start, 130 after Ctrl-C.
 import argparse
 import signal
 
+from arguments import add_cfg_options
+
+from mmbiformer_threads import limit_threads
+
 if __name__ == '__main__':
     # Ctrl-C during the imports ends the tool without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    limit_threads()
 
 import json
 import sys
 from pathlib import Path
-
-from arguments import add_cfg_options
 
 
 def parse_args() -> argparse.Namespace:

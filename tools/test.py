@@ -3,11 +3,15 @@
 import argparse
 import signal
 
+from arguments import add_config_arguments, add_run_arguments
+
+from mmbiformer_threads import limit_threads
+
 if __name__ == '__main__':
     # Ctrl-C during the imports ends the tool without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    limit_threads()
 
-from arguments import add_config_arguments, add_run_arguments
 from mmengine.config import Config
 
 

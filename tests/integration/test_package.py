@@ -84,21 +84,26 @@ def wheel(sdist, tmp_path_factory):
     return build_wheel(sdist, tmp_path_factory.mktemp('wheel'))
 
 
-@pytest.fixture(scope='module')
-def python(wheel, tmp_path_factory):
-    """The Python of a fresh environment with the wheel."""
-    venv = tmp_path_factory.mktemp('environment')
+def fresh_environment(venv):
+    """Create an environment that finds torch and OpenMMLab in this one."""
     run(sys.executable, '-m', 'venv', '--without-pip', venv)
     python = venv / 'bin/python'
-    run(
-        *PIP, '--python', python, 'install', '--quiet', '--no-deps',
-        '--no-index', wheel,
-    )  # fmt: skip
     paths = sysconfig.get_paths()
     shared = {paths['purelib'], paths['platlib']}
     # Python runs no .pth file in these folders: an editable install of
     # mmbiformer has no effect.
     (site_packages(python) / 'shared.pth').write_text('\n'.join(shared))
+    return python
+
+
+@pytest.fixture(scope='module')
+def python(wheel, tmp_path_factory):
+    """The Python of a fresh environment with the wheel."""
+    python = fresh_environment(tmp_path_factory.mktemp('environment'))
+    run(
+        *PIP, '--python', python, 'install', '--quiet', '--no-deps',
+        '--no-index', wheel,
+    )  # fmt: skip
     return python
 
 
@@ -128,6 +133,29 @@ def test_without_a_compiler_the_wheel_is_for_any_platform(sdist, tmp_path):
     assert not [name for name in ZipFile(wheel).namelist() if '.so' in name]
 
 
+def test_the_sdist_installs_without_network_and_compiler(sdist, tmp_path):
+    """With the setuptools of an environment that has torch and OpenMMLab."""
+    python = fresh_environment(tmp_path / 'environment')
+    run(
+        *PIP, '--python', python, 'install', '--quiet', '--no-index',
+        '--no-build-isolation', sdist, PIP_FIND_LINKS='', CC='false',
+        CXX='false',
+    )  # fmt: skip
+    result = run(
+        python,
+        '-c',
+        'import mmbiformer, torch\n'
+        'from mmbiformer.ops.backends import native\n'
+        "model = mmbiformer.BiFormer(arch='tiny', n_win=4)\n"
+        'maps = model(torch.rand(1, 3, 64, 64))\n'
+        'print(mmbiformer.__file__, native.is_available(), len(maps))\n',
+        cwd=tmp_path,
+    )
+    file, native, maps = result.stdout.split()[-3:]
+    assert Path(file).parents[1] == site_packages(python)
+    assert (native, maps) == ('False', '4')
+
+
 def test_a_recipe_trains_by_its_name(python, tmp_path):
     """In an empty folder, by the tools that the wheel carries."""
     tools = site_packages(python) / 'mmbiformer/.mim/tools'
@@ -140,6 +168,11 @@ def test_a_recipe_trains_by_its_name(python, tmp_path):
     work_dir = tmp_path / 'work_dirs/retinanet_biformer_digits'
     assert (work_dir / 'epoch_1.pth').is_file()
     assert (work_dir / 'retinanet_biformer_digits.py').is_file()
+    result = run(
+        python, tools / 'test.py', RETINANET, work_dir / 'epoch_1.pth',
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert 'Evaluating bbox' in result.stdout + result.stderr
 
 
 def test_it_carries_configs_tools_and_model_index(python):

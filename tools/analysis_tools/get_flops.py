@@ -4,9 +4,12 @@ import argparse
 import signal
 from typing import Tuple
 
+from mmbiformer_threads import limit_threads
+
 if __name__ == '__main__':
     # Ctrl-C during the imports ends the tool without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    limit_threads()
 
 from mmbiformer.models import BiFormer
 from mmbiformer.models.flops import (

@@ -20,9 +20,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
 
+from mmbiformer_threads import limit_threads
+
 if __name__ == '__main__':
     # Ctrl-C during the imports ends the tool without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    limit_threads()
     if '--interpret' in sys.argv:
         # Read when triton is imported.
         os.environ['TRITON_INTERPRET'] = '1'

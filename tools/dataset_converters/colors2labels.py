@@ -15,9 +15,12 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+from mmbiformer_threads import limit_threads
+
 if __name__ == '__main__':
     # Ctrl-C during the imports ends the tool without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    limit_threads()
 
 import numpy as np
 

@@ -15,9 +15,12 @@ from collections import Counter
 from pathlib import Path, PureWindowsPath
 from typing import Dict, List, Tuple
 
+from mmbiformer_threads import limit_threads
+
 if __name__ == '__main__':
     # Ctrl-C during the imports ends the tool without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    limit_threads()
 
 import cv2
 import numpy as np

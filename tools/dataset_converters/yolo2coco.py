@@ -14,9 +14,12 @@ import math
 import signal
 from pathlib import Path
 
+from mmbiformer_threads import limit_threads
+
 if __name__ == '__main__':
     # Ctrl-C during the imports ends the tool without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    limit_threads()
 
 from mmbiformer.datacheck.conversion import (
     CocoWriter,

@@ -9,9 +9,12 @@ import os
 import signal
 import sys
 
+from mmbiformer_threads import limit_threads
+
 if __name__ == '__main__':
     # Ctrl-C during the imports ends the tool without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    limit_threads()
 
 from mmbiformer.datacheck.splits import SPLITS, check_split
 from mmbiformer.utils.arguments import add_config_arguments

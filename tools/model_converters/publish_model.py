@@ -4,9 +4,12 @@ import argparse
 import signal
 from pathlib import Path
 
+from mmbiformer_threads import limit_threads
+
 if __name__ == '__main__':
     # Ctrl-C during the imports ends the tool without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    limit_threads()
 
 from mmbiformer.checkpoints.convert import strip_checkpoint
 from mmbiformer.checkpoints.io import load_checkpoint, save_atomically

@@ -14,9 +14,12 @@ import os.path as osp
 import signal
 from pathlib import Path
 
+from mmbiformer_threads import limit_threads
+
 if __name__ == '__main__':
     # Ctrl-C during the imports ends the tool without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    limit_threads()
 
 from mmbiformer.models.swap import render_config, swap_backbone, try_swap
 from mmbiformer.utils.command_line import command_line
