@@ -4,17 +4,58 @@ import re
 from typing import Dict, Mapping, Optional
 
 from mmengine.logging import print_log
+from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
 from mmbiformer.checkpoints.io import load_checkpoint
 from mmbiformer.checkpoints.weights import compare_weights, state_dict_of
-from mmbiformer.utils.errors import CheckpointError
+from mmbiformer.utils.errors import CheckpointError, ConfigError
 
 # Released ImageNet files hold a classification head and its norm, which the
 # backbone does not have; the norms of the outputs are the backbone's own.
 MAY_BE_SURPLUS = re.compile(r'(head|norm|extra_norms)\.')
 MAY_BE_MISSING = re.compile(r'extra_norms\.')
 _STAGE = re.compile(r'(?:stages|downsample_layers)\.(\d+)\.')
+
+
+def is_pretrained(cfg: dict) -> bool:
+    """Return whether an initialization config loads weights.
+
+    Args:
+        cfg (dict): One of mmengine's initialization configs.
+
+    Returns:
+        bool: Whether it does.
+    """
+    return cfg['type'] in ('Pretrained', PretrainedInit)
+
+
+def check_init_cfg(init_cfg: object) -> None:
+    """Raise an error for settings that would fail only when used.
+
+    Args:
+        init_cfg (object): Value of the argument.
+
+    Raises:
+        ConfigError: If the value is not allowed.
+    """
+    configs = init_cfg if isinstance(init_cfg, list) else [init_cfg]
+    for cfg in configs or [None]:
+        if not isinstance(cfg, dict) or not isinstance(
+            cfg.get('type'), (str, type)
+        ):
+            raise ConfigError(
+                "init_cfg must be a dict with a 'type', or a list of such "
+                f'dicts, got init_cfg={init_cfg!r}'
+            )
+        if is_pretrained(cfg) and (
+            not isinstance(cfg.get('checkpoint'), str)
+            or set(cfg) - {'type', 'checkpoint', 'prefix', 'map_location'}
+        ):
+            raise ConfigError(
+                "init_cfg of type 'Pretrained' needs checkpoint=PATH and may "
+                f'have prefix and map_location, got init_cfg={cfg!r}'
+            )
 
 
 def load_pretrained(
