@@ -44,13 +44,13 @@ def make_config(args: argparse.Namespace) -> Config:
     from mmbiformer.datacheck.checks import check_classes, check_data
     from mmbiformer.reliable.launch import init_cpu_process_group
     from mmbiformer.reliable.resume import check_work_dir
-    from mmbiformer.utils.config import (
+    from mmbiformer.utils.config import load_config
+    from mmbiformer.utils.files import check_checkpoint
+    from mmbiformer.utils.predictions import (
         enable_drawing,
         enable_tta,
         keep_predictions,
-        load_config,
     )
-    from mmbiformer.utils.files import check_checkpoint
 
     cfg = load_config(
         args.config,

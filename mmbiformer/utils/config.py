@@ -7,10 +7,9 @@ import os.path as osp
 from contextlib import contextmanager
 from copy import deepcopy
 from importlib.metadata import PackageNotFoundError, distribution
-from pathlib import Path
 from typing import Iterator, Optional
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
 from mmengine.hub import get_config
@@ -22,18 +21,18 @@ from mmengine.utils import import_modules_from_strings
 from torch import nn
 
 from .building import config_errors, walk
-from .datasets import leaf_settings
 from .errors import ConfigError, MissingFileError
-from .files import check_checkpoint, check_writable, is_local
+from .files import check_checkpoint, is_local
 from .text import list_some, suggest
 
 # Settings of paramwise_cfg for which mmengine asks for a weight decay.
 _DECAY_SCALES = {'bias_decay_mult', 'dwconv_decay_mult', 'norm_decay_mult'}
 
-# The metrics of mmseg that take output_dir and keep_results.
-_WRITES_LABEL_MAPS = ('IoUMetric', 'CityscapesMetric')
-
-TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation'}
+TASKS = {
+    'mmdet': 'detection',
+    'mmpretrain': 'classification',
+    'mmseg': 'segmentation',
+}
 """dict[str, str]: The task behind each ``default_scope`` that is allowed."""
 
 
@@ -94,7 +93,7 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
     Raises:
         MissingFileError: If there is no such file.
         ConfigError: If it cannot be read, the overrides do not fit it, or it
-            is neither for detection nor for segmentation.
+            is for none of the tasks.
     """
     named = '::' in path
     if not named and not osp.isfile(path):
@@ -264,7 +263,7 @@ def load_config(
 
 
 def task_of(cfg: Config) -> str:
-    """Return ``'detection'`` or ``'segmentation'``.
+    """Return what a config is for, one of the values of :data:`TASKS`.
 
     Args:
         cfg (Config): Config of a run.
@@ -273,13 +272,14 @@ def task_of(cfg: Config) -> str:
         str: The task.
 
     Raises:
-        ConfigError: If the config is for neither, or has no model.
+        ConfigError: If the config is for none, or has no model.
     """
     scope = cfg.get('default_scope')
     if scope not in TASKS or 'model' not in cfg:
         lacks = '' if 'model' in cfg else " and has no 'model'"
         raise ConfigError(
-            f'{cfg.filename} is not a config for detection or segmentation: '
+            f'{cfg.filename} is not a config for detection, segmentation or '
+            'classification: '
             f'default_scope must be one of {tuple(TASKS)}, got '
             f'default_scope={scope!r}{lacks}'
         )
@@ -407,161 +407,3 @@ def set_resume(cfg: Config, resume: str) -> None:
         check_checkpoint(resume, '--resume')
     cfg.load_from = None if resume == 'auto' else resume
     cfg.resume = True
-
-
-def enable_drawing(
-    cfg: Config, show: bool, show_dir: Optional[str], wait_time: float
-) -> None:
-    """Draw the predictions, for ``--show`` and ``--show-dir``.
-
-    Args:
-        cfg (Config): Config of a run; changed in place.
-        show (bool): Whether to show them in a window.
-        show_dir (str, optional): Folder to write them to: below
-            ``work_dir/<time>`` for detection, as mmdet does, and as it is for
-            segmentation, as mmseg does.
-        wait_time (float): Seconds that each window stays.
-
-    Raises:
-        ConfigError: If the config has no visualization hook.
-    """
-    hook = cfg.get('default_hooks', {}).get('visualization')
-    if hook is None:
-        raise ConfigError(
-            '--show and --show-dir need a visualization hook in '
-            'the config, e.g. default_hooks = '
-            "dict(visualization=dict(type='DetVisualizationHook'"
-            '))'
-        )
-    hook.draw = True
-    if show:
-        hook.show = True
-        hook.wait_time = wait_time
-    if show_dir and task_of(cfg) == 'detection':
-        hook.test_out_dir = show_dir
-    elif show_dir:
-        hook.interval = 1
-        cfg.visualizer.save_dir = show_dir
-
-
-def keep_predictions(cfg: Config, out: str) -> None:
-    """Write the predictions to disk, for ``--out``.
-
-    Args:
-        cfg (Config): Config of a run; changed in place.
-        out (str): For detection the pickle file to dump to; for segmentation
-            the folder for label maps, which is created.
-
-    Raises:
-        ConfigError: If the name does not fit the task.
-        OutputError: If the folder cannot be created.
-    """
-    if task_of(cfg) == 'segmentation':
-        metric = _writing_metric(cfg)
-        check_writable(Path(out), '--out')
-        # mmseg creates it in the first process only, which another one that
-        # already writes to it may be ahead of.
-        Path(out).mkdir(parents=True, exist_ok=True)
-        metric.update(output_dir=out, keep_results=True)
-        return
-    if not out.endswith(('.pkl', '.pickle')):
-        raise ConfigError(
-            '--out must end in .pkl or .pickle for detection, '
-            f'got --out={out!r}'
-        )
-    dump = dict(type='DumpDetResults', out_file_path=out)
-    metrics = [*_as_list(cfg.test_evaluator), dump]
-    if (
-        isinstance(cfg.test_evaluator, dict)
-        and 'metrics' in cfg.test_evaluator
-    ):
-        cfg.test_evaluator.metrics = metrics
-    else:
-        cfg.test_evaluator = metrics
-
-
-def _writing_metric(cfg: Config) -> ConfigDict:
-    """Return the settings of the metric that writes label maps."""
-    metrics = _as_list(cfg.test_evaluator)
-    for metric in metrics:
-        known = type_name(metric.get('type')) in _WRITES_LABEL_MAPS
-        if known or len(metrics) == 1:
-            return metric
-    raise ConfigError(
-        '--out needs a metric in test_evaluator that writes label maps: '
-        f'{" or ".join(_WRITES_LABEL_MAPS)}'
-    )
-
-
-def _as_list(evaluators: object) -> list:
-    """Return the metrics of a config, which has them in one of three forms."""
-    if isinstance(evaluators, dict) and 'metrics' in evaluators:
-        evaluators = evaluators['metrics']
-    if isinstance(evaluators, (list, tuple)):
-        return list(evaluators)
-    return [evaluators]
-
-
-def enable_tta(cfg: Config) -> None:
-    """Test with augmentation, for ``--tta``.
-
-    The config's ``tta_model`` and ``tta_pipeline`` are used. A detection
-    config without them gets mmdet's defaults: the image and its mirror image.
-    mmdet merges boxes only, so a mask head is left out.
-
-    Args:
-        cfg (Config): Config of a run; changed in place.
-
-    Raises:
-        ConfigError: If a segmentation config has no ``tta_model`` or
-            ``tta_pipeline``.
-    """
-    dataset = next(leaf_settings(cfg.test_dataloader.dataset))
-    if task_of(cfg) == 'detection':
-        _add_detection_tta(cfg, dataset)
-    for key in ('tta_model', 'tta_pipeline'):
-        if key not in cfg:
-            raise ConfigError(f'--tta needs {key} in the config')
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    dataset.pipeline = cfg.tta_pipeline
-
-
-def _add_detection_tta(cfg: Config, dataset: ConfigDict) -> None:
-    """Fill in mmdet's defaults, and leave out what mmdet cannot merge."""
-    if 'tta_model' not in cfg:
-        cfg.tta_model = dict(
-            type='DetTTAModel',
-            tta_cfg=dict(
-                nms=dict(type='nms', iou_threshold=0.5), max_per_img=100
-            ),
-        )
-    if 'tta_pipeline' not in cfg:
-        meta_keys = (
-            'img_id',
-            'img_path',
-            'ori_shape',
-            'img_shape',
-            'scale_factor',
-            'flip',
-            'flip_direction',
-        )
-        flips = [
-            dict(type='RandomFlip', prob=1.0),
-            dict(type='RandomFlip', prob=0.0),
-        ]
-        pack = dict(type='PackDetInputs', meta_keys=meta_keys)
-        cfg.tta_pipeline = deepcopy(dataset.pipeline[:-1]) + [
-            dict(type='TestTimeAug', transforms=[flips, [pack]])
-        ]
-    roi_head = cfg.model.get('roi_head', {})
-    if roi_head.get('mask_head') is not None:
-        print_log(
-            'mmdet merges boxes only: with --tta the masks are neither '
-            'predicted nor evaluated',
-            level=logging.WARNING,
-        )
-        roi_head.mask_head = None
-        roi_head.mask_roi_extractor = None
-    for evaluator in _as_list(cfg.test_evaluator):
-        if 'segm' in evaluator.get('metric', ()):
-            evaluator.metric = 'bbox'
