@@ -38,7 +38,7 @@ def enable_drawing(
     if task == 'classification':
         cfg.setdefault('default_hooks', {})
         cfg.default_hooks.visualization = ConfigDict(
-            type='ClassificationVisualizationHook',
+            type='ClassVisualizationHook',
             show=show,
             wait_time=wait_time,
             out_dir=show_dir,
