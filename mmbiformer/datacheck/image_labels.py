@@ -152,7 +152,8 @@ def check_class_numbers(cfg: Config, loader: str) -> None:
                 if count != len(names):
                     raise ConfigError(
                         f'{setting}.num_classes={count}, but {where} has '
-                        f'{len(names)} names; they must be as many'
+                        f'{len(names)} names; they must be as many: '
+                        f'{_quoted(names)}'
                     )
 
 
