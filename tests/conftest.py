@@ -26,7 +26,10 @@ def fork_server():
     import itself.
     """
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['mmdet.apis', 'mmseg.apis'])
+    # What is not installed is left out.
+    context.set_forkserver_preload(
+        ['mmdet.apis', 'mmpretrain.apis', 'mmseg.apis']
+    )
     return context
 
 

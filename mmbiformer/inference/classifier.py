@@ -33,7 +33,10 @@ class FileClassifier:
         self.cfg = cfg
         self.model = build_model(cfg).to(device)
         self.pipeline = Compose(cfg.test_dataloader.dataset.pipeline)
-        self.visualizer = VISUALIZERS.build(cfg.visualizer)
+        # Under this name no other run in the process has one.
+        self.visualizer = VISUALIZERS.build(
+            dict(cfg.visualizer, name=f'classifier-{id(self)}')
+        )
 
     @torch.no_grad()
     def __call__(

@@ -23,7 +23,7 @@ model = dict(
     backbone=dict(
         type='BiFormer',
         arch=dict(depths=(1, 1, 1, 1), dims=(32, 32, 32, 64)),
-        n_win=2,
+        n_win=4,
         norm_eval=True,
         out_indices=(3,),
         final_norm=True,
