@@ -11,9 +11,7 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         to_rgb=True,
     ),
-    backbone=dict(
-        type='BiFormer', n_win=7, out_indices=(3,), final_norm=True
-    ),
+    backbone=dict(type='BiFormer', n_win=7, out_indices=(3,), final_norm=True),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(
         type='LinearClsHead',
