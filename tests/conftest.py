@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from forked import run_as_main
 
-from mmbiformer.utils.config import installed_mmseg
+from mmbiformer.utils.config import installed_frameworks
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_sessionstart(session):
-    """Let tests read configs that inherit from mmseg's, in both families."""
+    """Let tests read configs that inherit from others, in both families."""
     stack = contextlib.ExitStack()
-    stack.enter_context(installed_mmseg())
+    stack.enter_context(installed_frameworks())
     session.config.add_cleanup(stack.close)
 
 

@@ -1,5 +1,5 @@
-# BiFormer-B on ImageNet-1k from scratch: the authors' recipe. The drop path rate
-# is the paper's (arXiv 2303.08810).
+# BiFormer-B on ImageNet-1k from scratch: the authors' recipe. The drop path
+# rate is the paper's (arXiv 2303.08810).
 _base_ = ['biformer_small.py', '../_base_/models/biformer_base.py']
 
 model = dict(

@@ -1,6 +1,6 @@
 """The BiFormer backbone."""
 
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -9,6 +9,10 @@ from mmengine.registry import MODELS
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmbiformer.checkpoints.classifiers import (
+    name_as_mmpretrain,
+    weights_of_authors,
+)
 from mmbiformer.utils.errors import ConfigError
 
 from .arch import NUM_STAGES, Arch
@@ -136,7 +140,7 @@ class BiFormer(BaseModule):
     # Table 1 of the paper.
     _is_init: bool
 
-    arch_zoo = {
+    arch_zoo: Dict[str, dict] = {
         'tiny': dict(depths=(2, 2, 8, 2), dims=(64, 128, 256, 512)),
         'small': dict(depths=(4, 4, 18, 4), dims=(64, 128, 256, 512)),
         'base': dict(depths=(4, 4, 18, 4), dims=(96, 192, 384, 768)),
@@ -228,6 +232,7 @@ class BiFormer(BaseModule):
             if self.norm is None
             else {}
         )
+        self._depths = settings.depths[:num_stages]
         self._freeze_stages()
 
     @classmethod
@@ -237,9 +242,9 @@ class BiFormer(BaseModule):
             arch = cls.arch_zoo[arch]
         if isinstance(arch, str) and 'nchw' in arch:
             raise ConfigError(
-                'the channels-first form of BiFormer-STL has other names of '
-                "weights, and is not supported: use arch='stl', which computes "
-                f'the same, and its own weights; got arch={arch!r}'
+                'the channels-first form of BiFormer-STL is not supported, as '
+                "its weights have other names: use arch='stl', which computes "
+                f'the same, and its weights; got arch={arch!r}'
             )
         if not isinstance(arch, dict):
             raise ConfigError(
@@ -269,6 +274,23 @@ class BiFormer(BaseModule):
             )
         self._is_init = True
 
+    @staticmethod
+    def _checkpoint_filter(state_dict: dict, *_: Any) -> None:
+        """Rename the weights of a classifier of the authors' code.
+
+        mmpretrain's ``ImageClassifier`` calls it before it loads weights.
+
+        Args:
+            state_dict (dict): The weights, or what such a file holds beside
+                them, too; changed in place.
+            *_ (Any): Other arguments of torch's hook.
+        """
+        weights = weights_of_authors(state_dict)
+        if weights is not None:
+            named = name_as_mmpretrain(weights)
+            state_dict.clear()
+            state_dict.update(named)
+
     def get_layer_depth(
         self, param_name: str, prefix: str = ''
     ) -> Tuple[int, int]:
@@ -286,7 +308,7 @@ class BiFormer(BaseModule):
         Returns:
             tuple[int, int]: The depth, and the number of depths: blocks + 2.
         """
-        depths = [len(stage) for stage in self.stages]
+        depths = self._depths
         num_layers = sum(depths) + 2
         name = param_name[len(prefix) :].replace('.blocks.', '.')
         kind, stage, block = (*name.split('.'), '', '')[:3]

@@ -15,6 +15,7 @@ from mmbiformer.utils.errors import CheckpointError, ConfigError
 # backbone does not have; the norms of the outputs are the backbone's own.
 MAY_BE_SURPLUS = re.compile(r'(head|norm|extra_norms)\.')
 MAY_BE_MISSING = re.compile(r'extra_norms\.')
+_BACKBONE = 'backbone.'
 _STAGE = re.compile(r'(?:stages|downsample_layers)\.(\d+)\.')
 
 
@@ -69,13 +70,15 @@ def load_pretrained(
     The file is read by the strict loader, see
     :mod:`mmbiformer.checkpoints.io`. A released ImageNet checkpoint loads as
     it is: the weights of its head are left out, and the norms of the outputs
-    keep their initial values, one and zero.
+    keep their initial values, one and zero. Of a whole model, such as a
+    classifier that was trained here, the backbone is taken.
 
     Args:
         model (nn.Module): The backbone.
         checkpoint (str): Path or URL of the file.
         prefix (str, optional): Take only the weights whose names start with
-            it, e.g. ``'backbone.'`` for a whole detector. Default: None.
+            it, e.g. ``'backbone.'`` for a whole detector. Default: None, which
+            means ``'backbone.'`` where there are such names, else all.
         map_location (str): Device to load to. Default: ``'cpu'``.
 
     Raises:
@@ -90,6 +93,8 @@ def load_pretrained(
     )
     loaded = load_checkpoint(checkpoint, map_location)
     weights = dict(state_dict_of(loaded, checkpoint))
+    if prefix is None and any(name.startswith(_BACKBONE) for name in weights):
+        prefix = _BACKBONE
     if prefix:
         weights = _below(prefix, weights, checkpoint)
     stages = [*model.get_submodule('stages').children()]

@@ -1,5 +1,6 @@
 """From a command line to the config of a run."""
 
+import importlib.util
 import inspect
 import logging
 import os
@@ -30,8 +31,8 @@ _DECAY_SCALES = {'bias_decay_mult', 'dwconv_decay_mult', 'norm_decay_mult'}
 
 TASKS = {
     'mmdet': 'detection',
-    'mmpretrain': 'classification',
     'mmseg': 'segmentation',
+    'mmpretrain': 'classification',
 }
 """dict[str, str]: The task behind each ``default_scope`` that is allowed."""
 
@@ -61,21 +62,33 @@ READ_KEYS = {
 
 
 @contextmanager
-def installed_mmseg() -> Iterator[None]:
-    """Let mmengine find mmseg by ``'mmseg::…'`` in both families.
+def installed_frameworks() -> Iterator[None]:
+    """Let mmengine find ``'mmseg::…'`` and the like in both families.
 
-    The table of mmengine's fork names a distribution that is not that of the
-    fork of mmsegmentation. The table is restored at the end of the block.
+    The table of mmengine's fork has names of distributions that are not those
+    of the forks. The table is restored at the end of the block.
     """
-    name = MODULE2PACKAGE['mmseg']
-    try:
-        distribution(name)
-    except PackageNotFoundError:
-        MODULE2PACKAGE['mmseg'] = 'mmseg'
+    before = {
+        module: MODULE2PACKAGE[module]
+        for module in TASKS
+        if module in MODULE2PACKAGE
+    }
+    for module, name in before.items():
+        if not _is_distribution(name):
+            MODULE2PACKAGE[module] = module
     try:
         yield
     finally:
-        MODULE2PACKAGE['mmseg'] = name
+        MODULE2PACKAGE.update(before)
+
+
+def _is_distribution(name: str) -> bool:
+    """Return whether a distribution of this name is installed."""
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
@@ -92,8 +105,8 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
 
     Raises:
         MissingFileError: If there is no such file.
-        ConfigError: If it cannot be read, the overrides do not fit it, or it
-            is for none of the tasks.
+        ConfigError: If it cannot be read, the overrides do not fit it, it is
+            for none of the three tasks, or its framework is missing.
     """
     named = '::' in path
     if not named and not osp.isfile(path):
@@ -101,7 +114,7 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
             f'config={path!r} is not a file (looked for {osp.abspath(path)})'
         )
     try:
-        with installed_mmseg():
+        with installed_frameworks():
             cfg = (
                 get_config(path)
                 if named
@@ -110,6 +123,8 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
     except Exception as error:
         # A config is code, and may raise anything. mmengine lists sys.path.
         reason = str(error).partition(', the current sys.path')[0]
+        if isinstance(error, ImportError) and 'mmpretrain' in reason:
+            _check_mmpretrain(path)
         raise ConfigError(
             f'config={path!r} cannot be read ({type(error).__name__}: '
             f'{reason})'
@@ -128,8 +143,28 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
         cfg.default_scope = _scope_of_type(
             (cfg.get('model') or {}).get('type')
         )
-    task_of(cfg)
+    if task_of(cfg) == 'classification':
+        _check_mmpretrain(path)
     return cfg
+
+
+def _check_mmpretrain(path: str) -> None:
+    """Raise an error for a config of classification without mmpretrain.
+
+    Other tasks do not need it, so it is not installed with the frameworks.
+
+    Args:
+        path (str): The config file.
+
+    Raises:
+        ConfigError: If mmpretrain is missing.
+    """
+    if importlib.util.find_spec('mmpretrain') is None:
+        raise ConfigError(
+            f'config={path!r} is for classification, which needs mmpretrain '
+            '(or onedl-mmpretrain, beside the forks), and it is not '
+            'installed: see docs/classification.md'
+        )
 
 
 def _check_override(cfg: Config, key: str, before: object) -> None:
@@ -263,7 +298,7 @@ def load_config(
 
 
 def task_of(cfg: Config) -> str:
-    """Return what a config is for, one of the values of :data:`TASKS`.
+    """Return ``'detection'``, ``'segmentation'`` or ``'classification'``.
 
     Args:
         cfg (Config): Config of a run.
@@ -272,16 +307,15 @@ def task_of(cfg: Config) -> str:
         str: The task.
 
     Raises:
-        ConfigError: If the config is for none, or has no model.
+        ConfigError: If the config is for none of them, or has no model.
     """
     scope = cfg.get('default_scope')
     if scope not in TASKS or 'model' not in cfg:
         lacks = '' if 'model' in cfg else " and has no 'model'"
         raise ConfigError(
             f'{cfg.filename} is not a config for detection, segmentation or '
-            'classification: '
-            f'default_scope must be one of {tuple(TASKS)}, got '
-            f'default_scope={scope!r}{lacks}'
+            f'classification: default_scope must be one of {tuple(TASKS)}, '
+            f'got default_scope={scope!r}{lacks}'
         )
     return TASKS[scope]
 
@@ -290,18 +324,22 @@ def build_model(cfg: Config) -> nn.Module:
     """Build the model of a config, without initializing its weights.
 
     Args:
-        cfg (Config): Config for detection or segmentation.
+        cfg (Config): Config for one of :data:`TASKS`.
 
     Returns:
-        nn.Module: The detector or segmentor in evaluation mode. Its synced
-        batch norms, which need several GPUs, are plain ones.
+        nn.Module: The model in evaluation mode. Its synced batch norms, which
+        need several GPUs, are plain ones.
 
     Raises:
         ConfigError: If a ``type`` or a setting of it does not exist.
     """
     init_default_scope(cfg.default_scope)
+    settings = dict(cfg.model)
+    # Where mmpretrain's configs have it, mmengine's runner looks for it, too.
+    if cfg.get('data_preprocessor') is not None:
+        settings.setdefault('data_preprocessor', cfg.data_preprocessor)
     with config_errors(cfg):
-        model = MODELS.build(cfg.model)
+        model = MODELS.build(settings)
     return revert_sync_batchnorm(model).eval()
 
 

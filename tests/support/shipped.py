@@ -10,5 +10,5 @@ ALL = sorted(
 )
 # Files with OpenMMLab's long names, such as
 # mask-rcnn_biformer-small_fpn_1x_coco.py, only inherit from another.
-ALIASES = [path for path in ALL if '_biformer-' in path.stem]
+ALIASES = [path for path in ALL if 'biformer-' in path.stem]
 CONFIGS = [path for path in ALL if path not in ALIASES]
