@@ -155,6 +155,13 @@ def check_class_numbers(cfg: Config, loader: str) -> None:
                         f'{len(names)} names; they must be as many: '
                         f'{_quoted(names)}'
                     )
+            for setting, most in _top_counts(cfg, loader):
+                if most > len(names):
+                    raise ConfigError(
+                        f'{setting}.topk must be at most the number of '
+                        f'classes, got {most}, and {where} has {len(names)} '
+                        f'names; use {setting}.topk=1'
+                    )
 
 
 def _class_names(
@@ -183,6 +190,17 @@ def _class_counts(cfg: Config) -> Iterator[Tuple[str, int]]:
         count = (settings or {}).get('num_classes')
         if isinstance(count, int):
             yield where, count
+
+
+def _top_counts(cfg: Config, loader: str) -> Iterator[Tuple[str, int]]:
+    """Yield the metrics of a data set, and of how many classes they look."""
+    name = loader.replace('dataloader', 'evaluator')
+    metrics = cfg.get(name) or []
+    several = isinstance(metrics, (list, tuple))
+    for index, metric in enumerate(metrics if several else [metrics]):
+        top = metric.get('topk', 1)
+        most = max(top) if isinstance(top, (list, tuple)) else top
+        yield f'{name}.{index}' if several else name, most
 
 
 def _num_classes(cfg: Config, dataset: Dataset) -> Optional[int]:

@@ -158,6 +158,21 @@ def test_another_number_of_classes(folder, part):
     assert report.fatal == ['heads do not fit the classes']
 
 
+@pytest.mark.parametrize('several', [False, True])
+def test_more_places_than_classes(folder, several):
+    cfg = read(folder)
+    cfg.val_evaluator = dict(type='Accuracy', topk=(1, 5))
+    if several:
+        cfg.val_evaluator = [cfg.val_evaluator]
+    with pytest.raises(ConfigError) as error:
+        check(cfg)
+    setting = f'val_evaluator{".0" * several}.topk'
+    assert str(error.value) == (
+        f'{setting} must be at most the number of classes, got 5, and the '
+        f"folder '{folder}/val' of val_dataloader has 3 names; use {setting}=1"
+    )
+
+
 def test_names_in_another_order_than_the_folders(folder):
     cfg = read(folder)
     for loader in LOADERS:
