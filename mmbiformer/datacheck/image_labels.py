@@ -286,12 +286,32 @@ def find_label_problems(
             'metainfo.classes must be in the order of the folders of '
             f'{root!r}, which is alphabetical: {_quoted(folders)}',
         )
-    for folder in folders:
-        if trained and not any(
-            dataset.is_valid_file(path)
-            for path in _files_in(osp.join(root, folder))
-        ):
-            yield 'class folder without images', osp.join(root, folder)
+    paths = [osp.join(root, folder) for folder in folders]
+    empty = [
+        path
+        for path in paths
+        if not any(map(dataset.is_valid_file, _files_in(path)))
+    ]
+    if trained or empty == paths:
+        for path in empty:
+            yield 'class folder without images', path
+
+
+def unreadable_labels(settings: dict) -> List[str]:
+    """Tell why the labels of a data set cannot be read.
+
+    Args:
+        settings (dict): Settings of a data set without wrappers.
+
+    Returns:
+        list[str]: The problems; none if there are none, or the data set has
+        no labels by folder or list.
+    """
+    dataset = DATASETS.build(dict(settings, lazy_init=True))
+    if not is_labeled(dataset):
+        return []
+    found = find_label_problems(dataset, None, trained=False)
+    return [f'{kind}: {where}' for kind, where in found]
 
 
 def _files_in(folder: str) -> Iterator[str]:

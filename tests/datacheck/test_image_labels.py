@@ -4,11 +4,13 @@ import shutil
 
 import flowers
 import pytest
+from mmengine.registry import DefaultScope
 from small_datasets import truncate
 
 from mmbiformer.datacheck.checks import check_classes, check_data
 from mmbiformer.datacheck.report import KINDS, STOPS
 from mmbiformer.datacheck.splits import check_split
+from mmbiformer.reliable.runner import CheckedRunner
 from mmbiformer.utils.config import read_config
 from mmbiformer.utils.errors import ConfigError, DataError, MissingFileError
 
@@ -258,3 +260,24 @@ class TestLists:
             dataset.split = split
         with pytest.raises(DataError, match='line 4: .*1000.* 0 to 999'):
             check(cfg)
+
+
+class TestOtherTools:
+    """With ``runner_type = 'CheckedRunner'``, nothing is checked before."""
+
+    def build(self, cfg):
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            CheckedRunner.build_dataloader(cfg.train_dataloader, seed=0)
+
+    def test_a_line_without_a_label(self, folder):
+        cfg = with_lists(folder)
+        edit(folder / 'meta/train.txt', 'rose/1.jpg 1', 'rose/1.jpg')
+        with pytest.raises(DataError, match="line 6: 'rose/1.jpg'"):
+            self.build(cfg)
+
+    def test_no_image_at_all(self, folder):
+        for path in (folder / 'train').glob('*/*.jpg'):
+            path.unlink()
+        message = f'class folder without images: {folder}/train/daisy'
+        with pytest.raises(DataError, match=message):
+            self.build(read(folder))
