@@ -20,7 +20,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=5.0),
 )
 
-max_epochs = 8
+max_epochs = 12
 train_cfg = dict(
     type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=2
 )

@@ -19,6 +19,6 @@ from_maskrcnn = dict(
 # For fine-tuning; the classifier is trained first.
 from_classifier = dict(
     type='Pretrained',
-    checkpoint='work_dirs/biformer_digits/epoch_8.pth',
+    checkpoint='work_dirs/biformer_digits/epoch_12.pth',
     prefix='backbone.',
 )
