@@ -6,6 +6,7 @@ _base_ = [
     '../_base_/datasets/imagenet.py',
     '../_base_/schedules/imagenet_300e.py',
 ]
+custom_imports = dict(imports=['mmbiformer'])
 
 model = dict(
     backbone=dict(

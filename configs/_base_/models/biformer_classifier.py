@@ -1,7 +1,5 @@
 # The authors' classifiers in mmpretrain's: batch norm of the last map, its
 # mean, and a linear layer.
-custom_imports = dict(imports=['mmbiformer'])
-
 num_classes = 1000
 model = dict(
     type='ImageClassifier',
