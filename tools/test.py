@@ -1,4 +1,4 @@
-"""Test (and evaluate) a detector or segmentor."""
+"""Test (and evaluate) a detector, segmentor or classifier."""
 
 import argparse
 import signal
@@ -18,8 +18,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--out',
-        help='detection: dump the predictions to this pickle file; '
-        'segmentation: save the predicted label maps in this directory',
+        help='segmentation: save the predicted label maps in this directory; '
+        'else dump the predictions to this pickle file',
     )
     parser.add_argument(
         '--show', action='store_true', help='show prediction results'
