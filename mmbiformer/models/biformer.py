@@ -56,7 +56,7 @@ def _checkpointed_stages(with_cp: object) -> Sequence[int]:
 
 @MODELS.register_module()
 class BiFormer(BaseModule):
-    """BiFormer backbone for dense prediction.
+    """BiFormer backbone, for dense prediction and classification.
 
     From `BiFormer: Vision Transformer with Bi-Level Routing Attention
     <https://arxiv.org/abs/2303.08810>`_ (CVPR 2023). Parameter names are those
