@@ -76,7 +76,7 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         metavar='CONFIG',
         help='config files, or names such as mmdet::PATH; of ours, '
-        'MMDetection or MMSegmentation',
+        'MMDetection, MMSegmentation or MMPretrain',
     )
     add_cfg_options(parser)
     parser.add_argument(

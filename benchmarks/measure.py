@@ -91,7 +91,7 @@ class Candidate(NamedTuple):
         Raises:
             MissingFileError: If a config does not exist.
             ConfigError: If a backbone or attention backend is unknown, or a
-                config is not for detection or segmentation.
+                config is for none of the tasks.
         """
         if self.is_config:
             read_config(self.name, self.cfg_options)

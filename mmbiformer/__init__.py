@@ -1,7 +1,7 @@
-"""BiFormer for MMDetection and MMSegmentation.
+"""BiFormer for MMDetection, MMSegmentation and MMPreTrain.
 
 Importing the package registers the backbone and the plugin layer in mmengine's
-root ``MODELS``, the hook in its ``HOOKS`` and the runner in its ``RUNNERS``,
+root ``MODELS``, the hooks in its ``HOOKS`` and the runner in its ``RUNNERS``,
 so ``custom_imports = dict(imports=['mmbiformer'])`` is all that a config
 needs.
 
@@ -47,6 +47,7 @@ from .models import (  # noqa: E402
     GlobalAttention,
 )
 from .reliable.runner import CheckedRunner  # noqa: E402
+from .visualization.classes import ClassVisualizationHook  # noqa: E402
 from .visualization.hook import RoutingVisualizationHook  # noqa: E402
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     'BiFormer',
     'BiLevelRoutingAttention',
     'CheckedRunner',
+    'ClassVisualizationHook',
     'GlobalAttention',
     'RoutingVisualizationHook',
     '__version__',

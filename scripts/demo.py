@@ -1,11 +1,13 @@
 """Train, test and visualize a small BiFormer on handwritten digits.
 
-The data set consists of scenes of real handwritten digits. The saved
-checkpoint is tested on scenes and digits that were not used for training, and
-box and mask AP, or mIoU, are printed. The segmentors are trained from scratch
-and, to show the effect of pretraining, from the backbone of the Mask R-CNN,
-which is trained first if it is missing. An interrupted run resumes from its
-last checkpoint.
+The data sets consist of scenes of real handwritten digits or, for
+classification, of images of one digit. The saved checkpoint is tested on
+images and digits that were not used for training, and box and mask AP, mIoU,
+or top-1 and top-5 accuracy are printed. To show the effect of pretraining,
+the segmentors are trained from scratch and from the backbone of the Mask
+R-CNN, which is trained first if it is missing, and Mask R-CNN from scratch
+and, for fewer epochs, from the backbone of the classifier. An interrupted run
+resumes from its last checkpoint.
 """
 
 import argparse
@@ -15,14 +17,21 @@ import shlex
 import subprocess
 import sys
 import time
+from itertools import groupby
 from pathlib import Path
-from typing import Tuple
+from typing import Dict, Tuple
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS, CONFIGS = ROOT / 'tools', ROOT / 'configs'
 DATA = 'data/digits'
+SINGLE_DIGITS = 'data/single_digits'
 WORK_DIRS = Path('work_dirs')
 RUNS = {
+    'classification': [
+        'classification/biformer_digits',
+        'detection/maskrcnn_biformer_digits',
+        'detection/maskrcnn_biformer_digits_pretrained',
+    ],
     'maskrcnn': ['detection/maskrcnn_biformer_digits'],
     'retinanet': ['detection/retinanet_biformer_digits'],
     'sfpn': [
@@ -45,6 +54,8 @@ METRICS = {
     'mIoU': 'mIoU',
     'mAcc': 'mAcc',
     'aAcc': 'aAcc',
+    'top-1': 'accuracy/top1',
+    'top-5': 'accuracy/top5',
 }
 """dict[str, str]: What to print, and its key in the metrics."""
 
@@ -115,33 +126,36 @@ def main() -> None:
     )
     task = parser.parse_args().task
 
+    classifies = task == 'classification'
     run('dataset_converters/digits.py', DATA)
+    if classifies:
+        run('dataset_converters/single_digits.py', SINGLE_DIGITS)
     results = {}
     for name in RUNS[task]:
         if name.endswith('_finetune'):
             train(*RUNS['maskrcnn'])
         config, checkpoint, seconds = train(name)
         metrics = evaluate(config, checkpoint)
-        results[Path(name).name] = (seconds, metrics)
+        results[Path(name).name] = (config, checkpoint, seconds, metrics)
 
+    # The classifier comes first, and what starts from it follows.
+    config, checkpoint, *_ = list(results.values())[0 if classifies else -1]
     work_dir = checkpoint.parent
     curves, routing = work_dir / 'curves.png', work_dir / 'routing'
     run('analysis_tools/plot_log.py', work_dir, '--out', curves)
+    image = f'{DATA}/images/val/000009.png'
+    if classifies:
+        image = min(Path(SINGLE_DIGITS).glob('val/3/*.png'))
     run(
-        'visualization/routing.py', f'{DATA}/images/val/000009.png', config,
+        'visualization/routing.py', image, config,
         '--checkpoint', checkpoint,
         '--out', f'{routing}.png', '--html', f'{routing}.html',
     )  # fmt: skip
 
-    print('\nOn the validation scenes:')
-    shown = {name: key for name, key in METRICS.items() if key in metrics}
-    width = max(map(len, results))
-    print(' ' * width + ''.join(f'{name:>11}' for name in shown))
-    for name, (_, metrics) in results.items():
-        values = ''.join(f'{metrics[key]:11.3f}' for key in shown.values())
-        print(f'{name:{width}}{values}')
+    print('\nOn the validation images:')
+    print_metrics({name: metrics for name, (*_, metrics) in results.items()})
     print()
-    for name, (seconds, _) in results.items():
+    for name, (*_, seconds, _) in results.items():
         print(f'{name}: train.py took {seconds:.0f} s')
     print('Training that an earlier call did is not included.')
     print(f'checkpoint  {checkpoint}')
@@ -149,6 +163,25 @@ def main() -> None:
     print(f'pictures    {work_dir}/test/pictures/')
     print(f'curves      {curves}')
     print(f'routing     {routing}.png, and {routing}.html to explore')
+
+
+def print_metrics(results: Dict[str, dict]) -> None:
+    """Print a table of the runs, with a header for each kind of metrics."""
+    width = max(map(len, results))
+
+    def header(name: str) -> str:
+        shown = [one for one, key in METRICS.items() if key in results[name]]
+        return ''.join(f'{one:>11}' for one in shown)
+
+    for names, group in groupby(results, header):
+        print(' ' * width + names)
+        for name in group:
+            values = ''.join(
+                f'{results[name][key]:11.3f}'
+                for key in METRICS.values()
+                if key in results[name]
+            )
+            print(f'{name:{width}}{values}')
 
 
 if __name__ == '__main__':

@@ -17,13 +17,13 @@ limit_threads()
 
 
 def pytest_sessionstart(session):
-    """Let tests read configs that inherit from mmseg's, and faster."""
+    """Let tests read configs that inherit from others, and faster."""
     from mmengine.config import utils
 
-    from mmbiformer.utils.config import installed_mmseg
+    from mmbiformer.utils.config import installed_frameworks
 
     stack = contextlib.ExitStack()
-    stack.enter_context(installed_mmseg())
+    stack.enter_context(installed_frameworks())
     # mmengine parses a package's lists of models for each file inherited.
     load = functools.cache(utils.load)
     stack.enter_context(mock.patch.object(utils, 'load', load))
@@ -38,7 +38,10 @@ def fork_server():
     import itself.
     """
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['mmdet.apis', 'mmseg.apis'])
+    # What is not installed is left out.
+    context.set_forkserver_preload(
+        ['mmdet.apis', 'mmpretrain.apis', 'mmseg.apis']
+    )
     return context
 
 

@@ -1,4 +1,4 @@
-"""Test (and evaluate) a detector or segmentor."""
+"""Test (and evaluate) a detector, segmentor or classifier."""
 
 import argparse
 import signal
@@ -22,8 +22,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--out',
-        help='detection: dump the predictions to this pickle file; '
-        'segmentation: save the predicted label maps in this directory',
+        help='segmentation: save the predicted label maps in this directory; '
+        'else dump the predictions to this pickle file',
     )
     parser.add_argument(
         '--show', action='store_true', help='show prediction results'
@@ -48,13 +48,13 @@ def make_config(args: argparse.Namespace) -> Config:
     from mmbiformer.datacheck.checks import check_classes, check_data
     from mmbiformer.reliable.launch import init_cpu_process_group
     from mmbiformer.reliable.resume import check_work_dir
-    from mmbiformer.utils.config import (
+    from mmbiformer.utils.config import load_config
+    from mmbiformer.utils.files import check_checkpoint
+    from mmbiformer.utils.predictions import (
         enable_drawing,
         enable_tta,
         keep_predictions,
-        load_config,
     )
-    from mmbiformer.utils.files import check_checkpoint
 
     cfg = load_config(
         args.config,

@@ -1,4 +1,4 @@
-"""Train a detector or segmentor."""
+"""Train a detector, segmentor or classifier."""
 
 import argparse
 import signal

@@ -15,15 +15,17 @@ from typing import Dict, List, Mapping, Sequence, Tuple
 from mmengine.config import Config
 from mmengine.utils import digit_version
 
-from mmbiformer.utils.config import build_model
+from mmbiformer.utils.config import build_model, task_of
 from mmbiformer.utils.errors import CheckpointError
 from mmbiformer.version import __version__
 
+from .classifiers import name_as_mmpretrain, weights_of_authors
 from .weights import NOTHING, compare_weights, state_dict_of
 
 # Weights that may be missing, and those that may be surplus: in files of
 # ImageNet, and in those of whole models.
 _BACKBONE = re.compile(r'extra_norms\.'), re.compile(r'(head|norm)\.')
+_CLASSIFIER = NOTHING, NOTHING
 _WHOLE = NOTHING, re.compile(r'backbone\.extra_norms\.')
 
 
@@ -42,7 +44,8 @@ def convert_checkpoint(
         tuple: The new checkpoint, and the names of all weights by what became
         of them: ``'kept'``, ``'left out'`` and ``'initial'``, which are those
         of the model that the file need not hold. A checkpoint of ImageNet is
-        for ``model.backbone.init_cfg``, one of a whole model for the tools.
+        for the tools if the config is for classification, else for
+        ``model.backbone.init_cfg``; one of a whole model is for the tools.
 
     Raises:
         CheckpointError: If a weight is missing, surplus or of another shape,
@@ -68,6 +71,9 @@ def convert_checkpoint(
         found = {new: old[key] for key, new in names.items() if old.get(key)}
         if found:
             meta['dataset_meta'] = found
+    elif task_of(cfg) == 'classification' and weights_of_authors(weights):
+        rules, weights = _CLASSIFIER, name_as_mmpretrain(weights)
+        meta['cfg'] = cfg.pretty_text
     else:
         rules, model = _BACKBONE, model.backbone
     own = model.state_dict()

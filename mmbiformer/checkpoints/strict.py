@@ -13,7 +13,9 @@ from torch import nn
 
 from mmbiformer.utils.errors import ConfigError
 
+from .classifiers import weights_of_authors
 from .io import MMENGINE_FUNCTIONS, load_checkpoint, replaced
+from .weights import load_all_weights
 
 _lock = threading.Lock()
 _blocks = 0
@@ -26,6 +28,25 @@ def _load_checkpoint(
     """Load a checkpoint strictly; replaces mmengine's method."""
     print_log(f'Loads checkpoint strictly from: {filename}', logger=logger)
     return load_checkpoint(filename, map_location)
+
+
+def _with_whole_classifiers(load: Callable) -> Callable:
+    """Wrap mmengine's function that loads weights into a whole model.
+
+    It only warns of what does not fit. The weights of a classifier of the
+    authors' code are for all of a model.
+    """
+
+    @wraps(load)
+    def wrapper(
+        model: nn.Module, filename: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        checkpoint = load(model, filename, *args, **kwargs)
+        if weights_of_authors(checkpoint):
+            load_all_weights(model, checkpoint, filename)
+        return checkpoint
+
+    return wrapper
 
 
 def _with_config_only(init_model: Callable) -> Callable:
@@ -50,8 +71,9 @@ def install() -> None:
     """Make every load of mmengine strict until :func:`remove` is called.
 
     Files, URLs, model zoos and stores are read as by
-    :func:`mmbiformer.checkpoints.io.load_checkpoint`. Inferencers do not take
-    a config, which is code, out of a checkpoint.
+    :func:`mmbiformer.checkpoints.io.load_checkpoint`. The authors' ImageNet
+    files must fit a classifier whole. Inferencers do not take a config, which
+    is code, out of a checkpoint.
     """
     global _blocks
     with _lock:
@@ -61,6 +83,8 @@ def install() -> None:
         enter = _replacements.enter_context
         method = classmethod(_load_checkpoint)
         enter(replaced(CheckpointLoader, 'load_checkpoint', method))
+        function = _with_whole_classifiers(mmengine_checkpoint.load_checkpoint)
+        enter(replaced(mmengine_checkpoint, 'load_checkpoint', function))
         function = _with_config_only(BaseInferencer._init_model)
         enter(replaced(BaseInferencer, '_init_model', function))
         for name, function in MMENGINE_FUNCTIONS.items():

@@ -19,10 +19,13 @@ from mmbiformer.utils.files import is_local
 from mmbiformer.utils.text import list_some, suggest
 
 from .checked_pipeline import reads_masks
+from .image_labels import check_image_labels
 
 # Guides of the two frameworks to the layout of their data sets.
 _GUIDES = {
     'mmdet': 'https://mmdetection.readthedocs.io/en/latest/user_guides/'
+    'dataset_prepare.html',
+    'mmpretrain': 'https://mmpretrain.readthedocs.io/en/latest/user_guides/'
     'dataset_prepare.html',
     'mmseg': 'https://mmsegmentation.readthedocs.io/en/latest/user_guides/'
     '2_dataset_prepare.html',
@@ -46,12 +49,14 @@ def _dataset_paths(dataset: dict) -> Iterator[Tuple[str, str]]:
             continue
         root = leaf.get('data_root') or ''
         settings = {'ann_file': leaf.get('ann_file')}
-        settings.update(
-            {
-                f'data_prefix.{key}': value
-                for key, value in leaf.get('data_prefix', {}).items()
-            }
-        )
+        prefix = leaf.get('data_prefix', {})
+        if isinstance(prefix, dict):
+            settings.update(
+                {f'data_prefix.{key}': one for key, one in prefix.items()}
+            )
+        else:
+            # In mmpretrain it is a path; ImageNet takes its split for one.
+            settings['data_prefix'] = prefix or leaf.get('split')
         for key, path in settings.items():
             if path and is_local(osp.join(root, path)):
                 yield key, osp.join(root, path)
@@ -103,7 +108,12 @@ def check_classes(cfg: Config, dataloaders: Sequence[str]) -> None:
 
     Raises:
         ConfigError: If they do not, or the classes are not a list of names.
+        DataError: If the folders of classes, or lists of images with their
+            labels, are wrong.
     """
+    if cfg.default_scope == 'mmpretrain':
+        check_image_labels(cfg, dataloaders)
+        return
     has_text = any(cfg.model.get(key) for key in _TEXT_ENCODERS)
     for loader in dataloaders:
         if cfg.get(loader) is None:

@@ -3,7 +3,7 @@
 import inspect
 import json
 import os.path as osp
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Iterator, List, Optional
 
 from mmengine.registry import DATASETS, FUNCTIONS
@@ -15,6 +15,7 @@ from mmbiformer.utils.errors import ConfigError, DataError, UserError
 from mmbiformer.utils.text import list_some, one_line, shorten, suggest
 
 from .checks import check_annotations
+from .image_labels import unreadable_labels
 from .objects import reads_coco
 from .records import RECORD_ERRORS, unreadable_record
 
@@ -50,7 +51,7 @@ def loading_errors(dataloader: dict) -> Iterator[None]:
             f'a file of this data set cannot be read ({one_line(error)}): '
             f'{describe_dataset(dataset)}'
         ) from error
-    except RECORD_ERRORS as error:
+    except (RuntimeError, *RECORD_ERRORS) as error:
         if config_problem(error, dataloader) is not None:
             raise
         problem = _loader_problem(dataloader)
@@ -167,7 +168,12 @@ def _find_problem(dataset: dict) -> Optional[str]:
 
 
 def _annotation_problems(dataset: dict) -> List[str]:
-    """Return what is wrong in the annotations of a detection data set."""
+    """Return what is wrong in annotations of objects, or in labels."""
+    with suppress(Exception):
+        # Of other data sets, and where the settings are wrong, see below.
+        problems = unreadable_labels(dataset)
+        if problems:
+            return problems
     name, kind = dataset.get('ann_file'), dataset.get('type')
     if isinstance(kind, str):
         with DATASETS.switch_scope_and_registry(None) as registry:

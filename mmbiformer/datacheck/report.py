@@ -32,6 +32,10 @@ KINDS = {
     # The data set as a whole.
     'missing file or folder': Kind(STOPS, 'an error lists what is missing'),
     'heads do not fit the classes': Kind(STOPS, 'an error names the head'),
+    'folders do not fit the classes': Kind(
+        STOPS, 'an error names the folders'
+    ),
+    'folders in a different order': Kind(STOPS, 'an error names the folders'),
     'data set cannot be read': Kind(STOPS, 'an error names the data set'),
     'no image': Kind(STOPS, 'an error names the data set'),
     'no object': Kind(STOPS, 'an error names the data set'),
@@ -47,6 +51,18 @@ KINDS = {
     'most objects are skipped': Kind(STOPS, 'an error names the reasons'),
     'class without objects': Kind(
         NOTE, 'not learned in training, not counted in testing'
+    ),
+    # Folders of classes, and lists of images with their labels.
+    'no class folder': Kind(STOPS, 'an error names the folder'),
+    'class folder without images': Kind(STOPS, 'an error names the folder'),
+    'class that is not trained on': Kind(STOPS, 'an error names the folders'),
+    'class without a folder': Kind(STOPS, 'an error names the folders'),
+    'line without a label': Kind(STOPS, 'an error names the line'),
+    'class without images': Kind(
+        NOTE, 'not learned in training, not counted in testing'
+    ),
+    'image outside of the class folders': Kind(
+        SKIPPED, 'only images in the folder of a class are read'
     ),
     # Annotations.
     'record without a key': Kind(STOPS, 'an error names the key'),
@@ -116,7 +132,7 @@ KINDS = {
         NOTE, 'values are divided by 256: 12-bit images become nearly black'
     ),
     'image with another suffix': Kind(
-        SKIPPED, 'only files of img_suffix are read'
+        SKIPPED, 'only files of img_suffix, or of extensions, are read'
     ),
     # Label maps.
     'missing label map': Kind(STOPS, 'an error names the file'),

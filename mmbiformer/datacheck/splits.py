@@ -10,6 +10,7 @@ from mmbiformer.utils.text import one_line
 from .checks import check_classes, check_data
 from .coco import check_coco
 from .coco_evaluation import check_evaluator_files
+from .image_labels import check_class_numbers, check_labeled_images, is_labeled
 from .instances import check_instances
 from .label_maps import check_label_maps
 from .objects import ObjectTally, is_panoptic, needs_objects, reads_coco
@@ -39,8 +40,12 @@ def check_split(cfg: Config, split: str, workers: int = 2) -> SplitReport:
     if cfg.get(loader) is None:
         raise ConfigError(f'{cfg.filename} has no {loader!r}')
     report = SplitReport(split)
+    classifies = cfg.default_scope == 'mmpretrain'
     try:
-        check_classes(cfg, [loader])
+        if classifies:
+            check_class_numbers(cfg, loader)
+        else:
+            check_classes(cfg, [loader])
     except ValueError as error:
         report.add('heads do not fit the classes', error)
     try:
@@ -52,7 +57,7 @@ def check_split(cfg: Config, split: str, workers: int = 2) -> SplitReport:
         )
         return report
     init_default_scope(cfg.default_scope)
-    needed = True
+    needed = not classifies
     for settings in leaf_settings(cfg[loader].dataset):
         try:
             dataset = DATASETS.build(dict(settings, lazy_init=True))
@@ -60,19 +65,22 @@ def check_split(cfg: Config, split: str, workers: int = 2) -> SplitReport:
             report.add('data set cannot be read', one_line(error))
             continue
         needed = needed and needs_objects(dataset)
-        if is_panoptic(dataset):
+        if classifies and is_labeled(dataset):
+            check_labeled_images(cfg, dataset, report, workers)
+        elif is_panoptic(dataset):
             check_panoptic(dataset, report, workers)
         elif reads_coco(type(dataset)):
             check_coco(dataset, report, workers)
         elif cfg.default_scope == 'mmseg' and hasattr(dataset, 'label_map'):
             check_label_maps(dataset, report, workers)
-        elif hasattr(dataset, 'parse_data_info'):
+        elif not classifies and hasattr(dataset, 'parse_data_info'):
             check_instances(dataset, report, workers)
         else:
             raise ConfigError(
                 f'{loader}: data sets of type {type(dataset).__name__} are '
                 "not supported; supported are mmdet's BaseDetDataset, mmseg's "
-                'BaseSegDataset and types derived from them'
+                "BaseSegDataset, mmpretrain's CustomDataset and types derived "
+                'from them'
             )
     if not report.counts['images'] and not report.fatal:
         report.add('no image', cfg[loader].dataset.get('data_root') or split)
@@ -83,7 +91,7 @@ def check_split(cfg: Config, split: str, workers: int = 2) -> SplitReport:
     if needed and not any(amounts) and not report.fatal:
         report.add('no object', f'the classes are {list(report.classes)}')
     report.extend(
-        ('class without objects', name)
+        (f'class without {"images" if classifies else "objects"}', name)
         for name, (amount, _) in report.classes.items()
         if not amount
     )

@@ -1,1 +1,1 @@
-"""Inference on files, by the inferencers of mmdet and mmseg."""
+"""Inference on files, by the inferencers of the frameworks."""

@@ -1,10 +1,10 @@
-"""Images through the detector or segmentor of a config."""
+"""Images through the model of a config."""
 
 import contextlib
 import logging
 import warnings
 from copy import deepcopy
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Union
 
 import numpy as np
 import torch
@@ -23,6 +23,14 @@ from mmbiformer.utils.config import check_pretrained, task_of, type_name
 from mmbiformer.utils.datasets import leaf_settings
 from mmbiformer.utils.errors import ConfigError
 from mmbiformer.utils.files import check_checkpoint
+
+from .classifier import FileClassifier
+
+_VISUALIZERS = dict(
+    classification='UniversalVisualizer',
+    detection='DetLocalVisualizer',
+    segmentation='SegLocalVisualizer',
+)
 
 
 def check_device(device: str) -> None:
@@ -126,7 +134,7 @@ def predict(model: nn.Module, cfg: Config, image: str) -> BaseDataElement:
 
 def build_inferencer(
     cfg: Config, checkpoint: str, device: str
-) -> BaseInferencer:
+) -> Union[BaseInferencer, FileClassifier]:
     """Build the inferencer of a config, with weights and classes that fit.
 
     By themselves, mmdet's and mmseg's keep random weights where a checkpoint
@@ -138,8 +146,9 @@ def build_inferencer(
         device (str): Where to predict.
 
     Returns:
-        BaseInferencer: ``mmdet.apis.DetInferencer`` or
-        ``mmseg.apis.MMSegInferencer``.
+        BaseInferencer | FileClassifier: ``mmdet.apis.DetInferencer``,
+        ``mmseg.apis.MMSegInferencer`` or, for mmpretrain's models, what is
+        called as these are.
 
     Raises:
         UserError: If the device cannot be used, the weights do not fit, the
@@ -148,13 +157,14 @@ def build_inferencer(
     check_device(device)
     cfg = deepcopy(cfg)
     cfg.test_dataloader.dataset = image_dataset(cfg)
-    detects = task_of(cfg) == 'detection'
-    visualizer = 'DetLocalVisualizer' if detects else 'SegLocalVisualizer'
-    cfg.setdefault('visualizer', dict(type=visualizer))
+    task = task_of(cfg)
+    cfg.setdefault('visualizer', dict(type=_VISUALIZERS[task]))
     cfg.visualizer.vis_backends = None
     with quiet():
-        # A user may have installed only one of the two.
-        if detects:
+        # A user may have installed only one of them.
+        if task == 'classification':
+            inferencer = FileClassifier(cfg, device)
+        elif task == 'detection':
             from mmdet.apis import DetInferencer
 
             inferencer = DetInferencer(cfg, device=device, palette='random')

@@ -32,8 +32,12 @@ from .media import (
     read_video,
 )
 
-# Where the inferencers of mmdet and mmseg write predictions.
-FOLDERS = {'detection': 'preds', 'segmentation': 'pred'}
+# Where the inferencers write predictions.
+FOLDERS = {
+    'classification': 'preds',
+    'detection': 'preds',
+    'segmentation': 'pred',
+}
 INDEX = 'predictions.json'
 
 
@@ -58,7 +62,7 @@ def check_out_dir(out_dir: Path, force: bool, paths: Sequence[str]) -> None:
 
 
 class FileInferencer:
-    """Predicts files, and keeps what mmdet's or mmseg's inferencer writes.
+    """Predicts files, and keeps what their inferencer writes.
 
     The inferencer writes to a hidden folder, from where its files are moved:
     they appear when they are complete, under names that no others have.
@@ -98,12 +102,12 @@ class FileInferencer:
         if not save_pred:
             del self.folders['prediction']
         self.options = {}  # mmseg has none of these, and writes both.
-        if task == 'detection':
+        if task != 'segmentation':
             self.options = dict(
-                pred_score_thr=pred_score_thr,
-                no_save_vis=not save_vis,
-                no_save_pred=not save_pred,
+                no_save_vis=not save_vis, no_save_pred=not save_pred
             )
+            if task == 'detection':
+                self.options['pred_score_thr'] = pred_score_thr
         elif len(classes) > 256 and save_pred:
             raise ConfigError(
                 'mmseg writes label maps of 8 bits, and the model has '
@@ -234,6 +238,7 @@ class FileInferencer:
 
     def add_to_video(self, name: str, frame: Frame, picture: Path) -> None:
         """Add a picture to a video, which may be a new one."""
+        pixels = mmcv.imread(str(picture))
         if self.video != name:
             self.open_files.close()
             path = self.out_dir / name
@@ -243,11 +248,11 @@ class FileInferencer:
                 str(hidden),
                 cv2.VideoWriter_fourcc(*'mp4v'),
                 frame.fps,
-                frame.pixels.shape[1::-1],
+                pixels.shape[1::-1],
             )
             if not self.writer.isOpened():
                 self.open_files.pop_all()
                 raise OSError(f'OpenCV cannot write {name}; use --no-save-vis')
             self.open_files.callback(self.writer.release)
             self.video = name
-        self.writer.write(mmcv.imread(str(picture)))
+        self.writer.write(pixels)

@@ -4,9 +4,12 @@ from typing import Any, NamedTuple, Sequence, Tuple, Union
 
 from mmbiformer.utils.errors import ConfigError
 
-from .arguments import check_int, check_length
+from .arguments import check_choice, check_int, check_length
 
 NUM_STAGES = 4
+LAYOUTS = ('biformer', 'stl')
+"""tuple[str]: What surrounds the attention: see ``arch`` of
+:class:`mmbiformer.models.BiFormer`."""
 
 
 class Arch(NamedTuple):
@@ -16,6 +19,7 @@ class Arch(NamedTuple):
     dims: Tuple[int, ...]
     head_dim: int = 32
     mlp_ratio: Union[float, Sequence[float]] = 3
+    layout: str = 'biformer'
 
     def mlp_ratio_of(self, stage: int) -> float:
         """Return the MLP ratio of a stage, counted from 0."""
@@ -35,7 +39,7 @@ class Arch(NamedTuple):
 
         Raises:
             ConfigError: If a key is missing or unknown, or ``depths``,
-                ``dims`` or the number of ``mlp_ratio`` are wrong.
+                ``dims``, ``layout`` or the number of ``mlp_ratio`` are wrong.
         """
         required = {'depths', 'dims'}
         missing = required - set(settings)
@@ -59,4 +63,6 @@ class Arch(NamedTuple):
             check_length(
                 "arch['mlp_ratio']", settings['mlp_ratio'], NUM_STAGES
             )
-        return cls(**settings)
+        parsed = cls(**settings)
+        check_choice("arch['layout']", parsed.layout, LAYOUTS)
+        return parsed

@@ -4,7 +4,7 @@ from typing import Iterable
 
 from mmbiformer.utils.errors import ConfigError
 
-_HEAD = 'remove it: a backbone for dense prediction has no classifier'
+_HEAD = "remove it: it is the head's, see docs/classification.md"
 _ATTN_CFG = 'attn_cfg=dict({0}=…)'
 OURS = {
     'depth': 'arch=dict(depths=…)',

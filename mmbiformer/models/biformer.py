@@ -1,14 +1,18 @@
 """The BiFormer backbone."""
 
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
-from mmengine.model import BaseModule, PretrainedInit
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmbiformer.checkpoints.classifiers import (
+    name_as_mmpretrain,
+    weights_of_authors,
+)
 from mmbiformer.utils.errors import ConfigError
 
 from .arch import NUM_STAGES, Arch
@@ -20,26 +24,9 @@ from .arguments import (
     resolve_stages,
 )
 from .authors_options import refuse_authors_options
-from .pretrained import load_pretrained
+from .embedding import build_downsampling, build_stem
+from .pretrained import check_init_cfg, is_pretrained, load_pretrained
 from .stage import GLOBAL_ATTENTION, attn_cfg_of_stages, build_stage
-
-
-def _build_stem(in_channels: int, dim: int) -> nn.Sequential:
-    """Build the patch embedding, of stride 4."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, dim // 2, 3, stride=2, padding=1),
-        nn.BatchNorm2d(dim // 2),
-        nn.GELU(),
-        nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1),
-        nn.BatchNorm2d(dim),
-    )
-
-
-def _build_downsampling(in_dim: int, dim: int) -> nn.Sequential:
-    """Build the layer of stride 2 between two stages."""
-    return nn.Sequential(
-        nn.Conv2d(in_dim, dim, 3, stride=2, padding=1), nn.BatchNorm2d(dim)
-    )
 
 
 def _drop_path_rates(rate: float, depths: Sequence[int]) -> List[List[float]]:
@@ -67,42 +54,17 @@ def _checkpointed_stages(with_cp: object) -> Sequence[int]:
     )
 
 
-def _is_pretrained(cfg: dict) -> bool:
-    """Return whether an initialization config loads weights."""
-    return cfg['type'] in ('Pretrained', PretrainedInit)
-
-
-def _check_init_cfg(init_cfg: object) -> None:
-    """Raise an error for settings that would fail only when used."""
-    configs = init_cfg if isinstance(init_cfg, list) else [init_cfg]
-    for cfg in configs or [None]:
-        if not isinstance(cfg, dict) or not isinstance(
-            cfg.get('type'), (str, type)
-        ):
-            raise ConfigError(
-                "init_cfg must be a dict with a 'type', or a list of such "
-                f'dicts, got init_cfg={init_cfg!r}'
-            )
-        if _is_pretrained(cfg) and (
-            not isinstance(cfg.get('checkpoint'), str)
-            or set(cfg) - {'type', 'checkpoint', 'prefix', 'map_location'}
-        ):
-            raise ConfigError(
-                "init_cfg of type 'Pretrained' needs checkpoint=PATH and may "
-                f'have prefix and map_location, got init_cfg={cfg!r}'
-            )
-
-
 @MODELS.register_module()
 class BiFormer(BaseModule):
-    """BiFormer backbone for dense prediction.
+    """BiFormer backbone, for dense prediction and classification.
 
     From `BiFormer: Vision Transformer with Bi-Level Routing Attention
     <https://arxiv.org/abs/2303.08810>`_ (CVPR 2023). Parameter names are those
     of the authors' released checkpoints.
 
     Args:
-        arch (str | dict): ``'tiny'``, ``'small'``, ``'base'``, or a dict with
+        arch (str | dict): ``'tiny'``, ``'small'``, ``'base'``, ``'stl'``, or a
+            dict with
 
             - **depths** (Sequence[int]): Blocks in each of the four stages.
             - **dims** (Sequence[int]): Channels in each of them; multiples of
@@ -112,6 +74,11 @@ class BiFormer(BaseModule):
             - **mlp_ratio** (float | Sequence[float], optional): Hidden width
               of the MLPs in units of the stage's channels, for all stages or
               for each of the four. Default: 3.
+            - **layout** (str, optional): What surrounds the attention:
+              ``'biformer'``, or ``'stl'`` for that of Swin Transformer, with
+              convolutions of whole patches, batch norms before those between
+              stages, and no positional convolution. Default:
+              ``'biformer'``.
 
             Default: ``'tiny'``.
         n_win (int): Regions per side, S. The authors use 7 on ImageNet, 16 on
@@ -142,6 +109,10 @@ class BiFormer(BaseModule):
             ``kv_downsample_mode``, ``kv_downsample_ratio`` and ``kv_per_win``,
             see :class:`mmbiformer.models.BiLevelRoutingAttention`. Default:
             None, which means those of the released models.
+        final_norm (bool): Put the batch norm of the authors' classifiers,
+            ``norm``, on the last map, in place of the layer norms of all maps,
+            for image classification; needs ``out_indices=(3,)``. Default:
+            False.
         init_cfg (dict | list[dict], optional): mmengine's initialization
             config. A released ImageNet checkpoint loads without conversion by
             ``dict(type='Pretrained', checkpoint=...)``, see
@@ -169,10 +140,17 @@ class BiFormer(BaseModule):
     # Table 1 of the paper.
     _is_init: bool
 
-    arch_zoo = {
+    arch_zoo: Dict[str, dict] = {
         'tiny': dict(depths=(2, 2, 8, 2), dims=(64, 128, 256, 512)),
         'small': dict(depths=(4, 4, 18, 4), dims=(64, 128, 256, 512)),
         'base': dict(depths=(4, 4, 18, 4), dims=(96, 192, 384, 768)),
+        # Of the authors' released models; its layout is Swin-T's.
+        'stl': dict(
+            depths=(2, 2, 6, 2),
+            dims=(96, 192, 384, 768),
+            mlp_ratio=4,
+            layout='stl',
+        ),
     }
 
     def __new__(cls, *args: Any, **kwargs: Any) -> 'BiFormer':
@@ -193,6 +171,7 @@ class BiFormer(BaseModule):
         attn_backend: str = 'auto',
         in_channels: int = 3,
         attn_cfg: Union[dict, Sequence[dict], None] = None,
+        final_norm: bool = False,
         init_cfg: Union[dict, List[dict], None] = None,
     ) -> None:
         if init_cfg is None:
@@ -200,15 +179,21 @@ class BiFormer(BaseModule):
                 dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0),
                 dict(type='Constant', layer='LayerNorm', val=1.0, bias=0.0),
             ]
-        _check_init_cfg(init_cfg)
+        check_init_cfg(init_cfg)
         super().__init__(init_cfg)
         check_int('frozen_stages', frozen_stages, -1, NUM_STAGES)
         check_bool('norm_eval', norm_eval)
+        check_bool('final_norm', final_norm)
         check_int('in_channels', in_channels, 1)
         cp_stages = _checkpointed_stages(with_cp)
         self.out_indices = resolve_stages(
             'out_indices', out_indices, NUM_STAGES
         )
+        if final_norm and self.out_indices != (NUM_STAGES - 1,):
+            raise ConfigError(
+                'final_norm=True needs the last map alone, out_indices=(3,), '
+                f'got out_indices={out_indices!r}'
+            )
         self.in_channels = in_channels
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -228,8 +213,11 @@ class BiFormer(BaseModule):
         dims = settings.dims
         self.downsample_layers = nn.ModuleList(
             [
-                _build_stem(in_channels, dims[0]),
-                *map(_build_downsampling, dims, dims[1:num_stages]),
+                build_stem(settings, in_channels),
+                *(
+                    build_downsampling(settings, stage)
+                    for stage in range(1, num_stages)
+                ),
             ]
         )
         self.stages = nn.ModuleList(
@@ -238,9 +226,13 @@ class BiFormer(BaseModule):
             )
             for i in range(num_stages)
         )
+        self.norm = nn.BatchNorm2d(dims[-1]) if final_norm else None
         self.extra_norms = nn.ModuleDict(
             {str(i): nn.LayerNorm(dims[i], eps=1e-6) for i in self.out_indices}
+            if self.norm is None
+            else {}
         )
+        self._depths = settings.depths[:num_stages]
         self._freeze_stages()
 
     @classmethod
@@ -248,6 +240,12 @@ class BiFormer(BaseModule):
         """Return the settings of an arch given by name or as a dict."""
         if isinstance(arch, str) and arch in cls.arch_zoo:
             arch = cls.arch_zoo[arch]
+        if isinstance(arch, str) and 'nchw' in arch:
+            raise ConfigError(
+                'the channels-first form of BiFormer-STL is not supported, as '
+                "its weights have other names: use arch='stl', which computes "
+                f'the same, and its weights; got arch={arch!r}'
+            )
         if not isinstance(arch, dict):
             raise ConfigError(
                 f'arch must be one of {tuple(cls.arch_zoo)} or a dict, got '
@@ -265,7 +263,7 @@ class BiFormer(BaseModule):
             return
         init_cfg = self.init_cfg
         configs = init_cfg if isinstance(init_cfg, list) else [init_cfg]
-        pretrained = [cfg for cfg in configs if _is_pretrained(cfg)]
+        pretrained = [cfg for cfg in configs if is_pretrained(cfg)]
         if len(pretrained) < len(configs):
             self.init_cfg = [cfg for cfg in configs if cfg not in pretrained]
             super().init_weights()
@@ -275,6 +273,23 @@ class BiFormer(BaseModule):
                 self, **{k: v for k, v in cfg.items() if k != 'type'}
             )
         self._is_init = True
+
+    @staticmethod
+    def _checkpoint_filter(state_dict: dict, *_: Any) -> None:
+        """Rename the weights of a classifier of the authors' code.
+
+        mmpretrain's ``ImageClassifier`` calls it before it loads weights.
+
+        Args:
+            state_dict (dict): The weights, or what such a file holds beside
+                them, too; changed in place.
+            *_ (Any): Other arguments of torch's hook.
+        """
+        weights = weights_of_authors(state_dict)
+        if weights is not None:
+            named = name_as_mmpretrain(weights)
+            state_dict.clear()
+            state_dict.update(named)
 
     def get_layer_depth(
         self, param_name: str, prefix: str = ''
@@ -293,11 +308,10 @@ class BiFormer(BaseModule):
         Returns:
             tuple[int, int]: The depth, and the number of depths: blocks + 2.
         """
-        depths = [len(list(stage.children())) for stage in self.stages]
+        depths = self._depths
         num_layers = sum(depths) + 2
-        kind, stage, block = (
-            *param_name[len(prefix) :].split('.'), '', ''
-        )[:3]  # fmt: skip
+        name = param_name[len(prefix) :].replace('.blocks.', '.')
+        kind, stage, block = (*name.split('.'), '', '')[:3]
         if not param_name.startswith(prefix) or kind not in (
             'downsample_layers',
             'stages',
@@ -332,10 +346,12 @@ class BiFormer(BaseModule):
             zip(self.downsample_layers, self.stages, strict=True)
         ):
             x = stage(downsample(x))
-            if i in self.out_indices:
+            if self.norm is None and i in self.out_indices:
                 # The next stage takes the map before this norm.
                 out = self.extra_norms[str(i)](x.permute(0, 2, 3, 1))
                 outs.append(out.permute(0, 3, 1, 2).contiguous())
+        if self.norm is not None:
+            outs.append(self.norm(x).contiguous())
         return tuple(outs)
 
     def _check_images(self, x: Tensor) -> None:
@@ -346,8 +362,7 @@ class BiFormer(BaseModule):
                 f'BiFormer takes images of shape (N, {channels}, H, W), '
                 f'got {tuple(x.shape)}'
             )
-        *_, norm = self.downsample_layers[-1].children()
-        stride = 4 * 2 ** (len(self.stages) - 1)
+        norm, stride = self._coarsest_batch_norm()
         if (
             norm.training
             and not isinstance(norm, nn.SyncBatchNorm)
@@ -356,10 +371,20 @@ class BiFormer(BaseModule):
         ):
             raise ConfigError(
                 'batch norms cannot be trained on one image of '
-                f'{x.shape[2]} x {x.shape[3]} px, whose last map has one '
-                'value per channel: use batches of two or more, sides above '
-                f'{stride} px, or norm_eval=True'
+                f'{x.shape[2]} x {x.shape[3]} px, whose map of stride '
+                f'{stride} has one value per channel: use batches of two or '
+                f'more, sides above {stride} px, or norm_eval=True'
             )
+
+    def _coarsest_batch_norm(self) -> Tuple[nn.Module, int]:
+        """Return the batch norm of the smallest map, and the map's stride."""
+        if self.norm is not None:
+            return self.norm, 4 * 2 ** (NUM_STAGES - 1)
+        layers = [*self.downsample_layers[-1].children()]
+        stride = 4 * 2 ** (len(self.stages) - 1)
+        if isinstance(layers[0], _BatchNorm):
+            return layers[0], stride // 2
+        return layers[-1], stride
 
     def _freeze_stages(self) -> None:
         """Freeze the stem and the first ``frozen_stages`` stages."""
@@ -369,7 +394,7 @@ class BiFormer(BaseModule):
         for i in range(min(self.frozen_stages, len(self.stages))):
             frozen += [self.downsample_layers[i], self.stages[i]]
             if i in self.out_indices:
-                frozen.append(self.extra_norms[str(i)])
+                frozen.append(self.norm or self.extra_norms[str(i)])
         for module in frozen:
             module.eval()
             for parameter in module.parameters():

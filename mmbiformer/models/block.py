@@ -18,6 +18,8 @@ class MLP(nn.Sequential):
     Args:
         dim (int): Channels, C.
         hidden (int): Channels between the layers.
+        identity (bool): Whether a layer that does nothing is counted in the
+            names of the weights. Default: True.
     """
 
     HIDDEN_BYTES = 2**22
@@ -25,11 +27,12 @@ class MLP(nn.Sequential):
     gradients, in bytes. Small blocks of memory are used again; large ones are
     requested from the system each time."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, identity: bool = True) -> None:
         super().__init__(
             nn.Linear(dim, hidden),
-            # The released checkpoints name the second linear layer mlp.3.
-            nn.Identity(),
+            # The released checkpoints name the second linear layer mlp.3, and
+            # those of BiFormer-STL mlp.2.
+            *([nn.Identity()] if identity else []),
             nn.GELU(),
             nn.Linear(hidden, dim),
         )
@@ -69,6 +72,9 @@ class BiFormerBlock(nn.Module):
         drop_path_rate (float): Probability of stochastic depth. Default: 0.
         with_cp (bool): Compute the block again in the backward pass, to save
             memory. Default: False.
+        layout (str): ``'biformer'``, or ``'stl'`` for a block without the
+            depthwise convolution, as in Swin Transformer. Default:
+            ``'biformer'``.
 
     Raises:
         ConfigError: If ``mlp_ratio`` leaves the MLP no hidden channel.
@@ -81,6 +87,7 @@ class BiFormerBlock(nn.Module):
         mlp_ratio: float,
         drop_path_rate: float = 0.0,
         with_cp: bool = False,
+        layout: str = 'biformer',
     ) -> None:
         super().__init__()
         if not is_number(mlp_ratio) or mlp_ratio * dim < 1:
@@ -88,11 +95,14 @@ class BiFormerBlock(nn.Module):
                 'mlp_ratio must be a number of at least 1 / dim, got '
                 f'mlp_ratio={mlp_ratio!r}, dim={dim}'
             )
-        self.pos_embed = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        own_position = layout == 'biformer'
+        self.pos_embed = None
+        if own_position:
+            self.pos_embed = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = attn
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = MLP(dim, int(mlp_ratio * dim))
+        self.mlp = MLP(dim, int(mlp_ratio * dim), identity=own_position)
         self.drop_path = DropPath(drop_path_rate)
         self.with_cp = with_cp
 
@@ -111,8 +121,13 @@ class BiFormerBlock(nn.Module):
 
     def _forward(self, x: Tensor) -> Tensor:
         """Compute the block, without checkpointing."""
-        x = x + self.pos_embed(x)
-        x = x.permute(0, 2, 3, 1)
-        x = add(x, self.drop_path(self.attn(self.norm1(x))))
+        if self.pos_embed is None:
+            # What the block takes belongs to others, who may use it again.
+            x = x.permute(0, 2, 3, 1)
+            x = x + self.drop_path(self.attn(self.norm1(x)))
+        else:
+            x = x + self.pos_embed(x)
+            x = x.permute(0, 2, 3, 1)
+            x = add(x, self.drop_path(self.attn(self.norm1(x))))
         x = add(x, self.drop_path(self.mlp(self.norm2(x))))
         return x.permute(0, 3, 1, 2)

@@ -104,7 +104,7 @@ def _complexity_of(
 def _backbone_parts(
     backbone: BiFormer, analyzer: FlopAnalyzer, prefix: str = ''
 ) -> List[Complexity]:
-    """Return the complexity of the stages and the output norms."""
+    """Return the complexity of the stages and the norms after them."""
     parts = []
     for i in range(len(backbone.stages)):
         modules = {
@@ -112,6 +112,9 @@ def _backbone_parts(
             f'{prefix}stages.{i}': backbone.stages[i],
         }
         parts.append(_complexity_of(f'stage {i + 1}', analyzer, modules))
+    if backbone.norm is not None:
+        norm = {f'{prefix}norm': backbone.norm}
+        return [*parts, _complexity_of('last norm', analyzer, norm)]
     norms = {f'{prefix}extra_norms': backbone.extra_norms}
     return [*parts, _complexity_of('output norms', analyzer, norms)]
 
@@ -119,7 +122,7 @@ def _backbone_parts(
 def count_backbone(
     backbone: BiFormer, shape: Tuple[int, int]
 ) -> List[Complexity]:
-    """Count the stages of a backbone for dense prediction.
+    """Count the stages of a backbone.
 
     Args:
         backbone (BiFormer): The backbone.
@@ -127,7 +130,7 @@ def count_backbone(
 
     Returns:
         list[Complexity]: The stages, each with its downsampling layer, and
-        the output norms.
+        the norms of the outputs, or the last norm of a classifier.
     """
     images = torch.rand(1, backbone.in_channels, *shape)
     analyzer = analyze_flops(backbone.eval(), (images,))
@@ -159,7 +162,7 @@ def count_classifier_head(
 
 
 class _TensorMode(nn.Module):
-    """Wrapper that makes a detector or segmentor take only images."""
+    """Wrapper that makes a whole model take only images."""
 
     def __init__(self, model: nn.Module, data_samples: list) -> None:
         super().__init__()
@@ -174,7 +177,7 @@ class _TensorMode(nn.Module):
 def count_model(
     model: nn.Module, images: Tensor, data_samples: list
 ) -> Tuple[List[Complexity], List[Complexity]]:
-    """Count the parts of a detector or segmentor.
+    """Count the parts of a detector, segmentor or classifier.
 
     Args:
         model (nn.Module): The model.

@@ -1,8 +1,8 @@
 """The stages of BiFormer: what its layers are, by ``topks``."""
 
-from typing import List, Sequence, Union
+from typing import Iterator, List, Sequence, Union
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmbiformer.utils.errors import ConfigError
 
@@ -93,6 +93,43 @@ def _build_layer(
     return BiLevelRoutingAttention(dim, dim // head_dim, topk=topk, **options)
 
 
+class NamedStage(nn.Module):
+    """A stage whose blocks are named ``blocks``, as in BiFormer-STL.
+
+    It counts, indexes and iterates over its blocks as ``nn.Sequential`` does.
+
+    Args:
+        *blocks (BiFormerBlock): The blocks.
+    """
+
+    def __init__(self, *blocks: BiFormerBlock) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+
+    def __len__(self) -> int:
+        """Return the number of blocks."""
+        return len(self.blocks)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        """Iterate over the blocks."""
+        return iter(self.blocks)
+
+    def __getitem__(self, index: int) -> nn.Module:
+        """Return a block."""
+        return self.blocks[index]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the blocks.
+
+        Args:
+            x (Tensor): Map of shape (N, C, H, W).
+
+        Returns:
+            Tensor: Map of the same shape.
+        """
+        return self.blocks(x)
+
+
 def build_stage(
     index: int,
     arch: Arch,
@@ -100,7 +137,7 @@ def build_stage(
     options: dict,
     drop_path_rates: Sequence[float],
     with_cp: bool,
-) -> nn.Sequential:
+) -> Union[nn.Sequential, NamedStage]:
     """Build the blocks of a stage.
 
     Args:
@@ -114,15 +151,16 @@ def build_stage(
             pass.
 
     Returns:
-        nn.Sequential: The blocks.
+        nn.Sequential | NamedStage: The blocks.
 
     Raises:
         ConfigError: If an argument is wrong; the message names the stage.
     """
     dim = arch.dims[index]
     mlp_ratio = arch.mlp_ratio_of(index)
+    container = nn.Sequential if arch.layout == 'biformer' else NamedStage
     try:
-        return nn.Sequential(
+        return container(
             *(
                 BiFormerBlock(
                     dim,
@@ -130,6 +168,7 @@ def build_stage(
                     mlp_ratio,
                     rate,
                     with_cp,
+                    arch.layout,
                 )
                 for rate in drop_path_rates
             )

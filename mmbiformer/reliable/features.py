@@ -11,6 +11,7 @@ from mmbiformer.utils.errors import ConfigError
 # Sides of the images that are tried, in pixels: the second only if something
 # fails on the first, which may be too small for it.
 _SIDES = (128, 512)
+_HEADS = ('rpn_head', 'bbox_head', 'decode_head', 'auxiliary_head', 'head')
 
 
 def check_features(model: nn.Module) -> None:
@@ -20,7 +21,7 @@ def check_features(model: nn.Module) -> None:
     parts that need more than maps of features are left alone.
 
     Args:
-        model (nn.Module): Detector or segmentor, on the CPU.
+        model (nn.Module): Detector, segmentor or classifier, on the CPU.
 
     Raises:
         ConfigError: If ``in_channels`` of the neck or of a head are not the
@@ -57,7 +58,7 @@ def _find_problem(model: nn.Module, maps: object) -> Optional[str]:
         maps, source = results, name
     if not _are_maps(maps):
         return None
-    for key in ('rpn_head', 'bbox_head', 'decode_head', 'auxiliary_head'):
+    for key in _HEADS:
         heads = list(_parts(model, key))
         # Later decode heads of a cascade get predictions, too.
         for name, head in heads[: 1 if key == 'decode_head' else None]:
@@ -89,9 +90,12 @@ def _try(part: Callable, inputs: object) -> Optional[object]:
 
 
 def _are_maps(maps: object) -> bool:
-    """Tell whether something is a sequence of maps of features."""
+    """Tell whether something is a sequence of maps of features.
+
+    Those of a classifier may be averaged to vectors.
+    """
     return isinstance(maps, (list, tuple)) and all(
-        isinstance(one, Tensor) and one.ndim == 4 for one in maps
+        isinstance(one, Tensor) and one.ndim in (2, 4) for one in maps
     )
 
 

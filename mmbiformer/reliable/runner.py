@@ -35,6 +35,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from mmbiformer.checkpoints.classifiers import weights_of_authors
 from mmbiformer.checkpoints.io import load_checkpoint
 from mmbiformer.checkpoints.plain_data import to_plain
 from mmbiformer.checkpoints.strict import strict_loading
@@ -502,9 +503,10 @@ class CheckedRunner(Runner):
 
         Raises:
             CheckpointError: If the file cannot be read or could run code; if
-                the runner tests or resumes, and weights are missing or of
-                another shape, for which mmengine would use random ones; or if
-                it resumes, and the optimizer's state is missing.
+                the runner tests or resumes, or the file is a released
+                classifier, and weights are missing or of another shape, for
+                which mmengine would use random ones; or if it resumes, and
+                the optimizer's state is missing.
         """
         self._source = filename
         with strict_loading():
@@ -514,8 +516,12 @@ class CheckedRunner(Runner):
 
     def _check_checkpoint(self, checkpoint: object) -> None:
         """Refuse a checkpoint from which the run cannot go on."""
-        state_dict_of(checkpoint, self._source)
-        if self._testing or self._resume:
+        weights = state_dict_of(checkpoint, self._source)
+        released = weights_of_authors(checkpoint) is not None
+        if released:
+            # Where hooks look for them.
+            checkpoint['state_dict'] = weights
+        if self._testing or self._resume or released:
             model = self.model
             if is_model_wrapper(model):
                 model = model.module

@@ -1,5 +1,6 @@
 """From a command line to the config of a run."""
 
+import importlib.util
 import inspect
 import logging
 import os
@@ -7,10 +8,9 @@ import os.path as osp
 from contextlib import contextmanager
 from copy import deepcopy
 from importlib.metadata import PackageNotFoundError, distribution
-from pathlib import Path
 from typing import Iterator, Optional
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
 from mmengine.hub import get_config
@@ -22,18 +22,18 @@ from mmengine.utils import import_modules_from_strings
 from torch import nn
 
 from .building import config_errors, walk
-from .datasets import leaf_settings
 from .errors import ConfigError, MissingFileError
-from .files import check_checkpoint, check_writable, is_local
+from .files import check_checkpoint, is_local
 from .text import list_some, suggest
 
 # Settings of paramwise_cfg for which mmengine asks for a weight decay.
 _DECAY_SCALES = {'bias_decay_mult', 'dwconv_decay_mult', 'norm_decay_mult'}
 
-# The metrics of mmseg that take output_dir and keep_results.
-_WRITES_LABEL_MAPS = ('IoUMetric', 'CityscapesMetric')
-
-TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation'}
+TASKS = {
+    'mmdet': 'detection',
+    'mmseg': 'segmentation',
+    'mmpretrain': 'classification',
+}
 """dict[str, str]: The task behind each ``default_scope`` that is allowed."""
 
 
@@ -62,21 +62,33 @@ READ_KEYS = {
 
 
 @contextmanager
-def installed_mmseg() -> Iterator[None]:
-    """Let mmengine find mmseg by ``'mmseg::…'`` in both families.
+def installed_frameworks() -> Iterator[None]:
+    """Let mmengine find ``'mmseg::…'`` and the like in both families.
 
-    The table of mmengine's fork names a distribution that is not that of the
-    fork of mmsegmentation. The table is restored at the end of the block.
+    The table of mmengine's fork has names of distributions that are not those
+    of the forks. The table is restored at the end of the block.
     """
-    name = MODULE2PACKAGE['mmseg']
-    try:
-        distribution(name)
-    except PackageNotFoundError:
-        MODULE2PACKAGE['mmseg'] = 'mmseg'
+    before = {
+        module: MODULE2PACKAGE[module]
+        for module in TASKS
+        if module in MODULE2PACKAGE
+    }
+    for module, name in before.items():
+        if not _is_distribution(name):
+            MODULE2PACKAGE[module] = module
     try:
         yield
     finally:
-        MODULE2PACKAGE['mmseg'] = name
+        MODULE2PACKAGE.update(before)
+
+
+def _is_distribution(name: str) -> bool:
+    """Return whether a distribution of this name is installed."""
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
@@ -93,8 +105,8 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
 
     Raises:
         MissingFileError: If there is no such file.
-        ConfigError: If it cannot be read, the overrides do not fit it, or it
-            is neither for detection nor for segmentation.
+        ConfigError: If it cannot be read, the overrides do not fit it, it is
+            for none of the three tasks, or its framework is missing.
     """
     named = '::' in path
     if not named and not osp.isfile(path):
@@ -102,7 +114,7 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
             f'config={path!r} is not a file (looked for {osp.abspath(path)})'
         )
     try:
-        with installed_mmseg():
+        with installed_frameworks():
             cfg = (
                 get_config(path)
                 if named
@@ -111,6 +123,8 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
     except Exception as error:
         # A config is code, and may raise anything. mmengine lists sys.path.
         reason = str(error).partition(', the current sys.path')[0]
+        if isinstance(error, ImportError) and 'mmpretrain' in reason:
+            _check_mmpretrain(path)
         raise ConfigError(
             f'config={path!r} cannot be read ({type(error).__name__}: '
             f'{reason})'
@@ -129,8 +143,28 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
         cfg.default_scope = _scope_of_type(
             (cfg.get('model') or {}).get('type')
         )
-    task_of(cfg)
+    if task_of(cfg) == 'classification':
+        _check_mmpretrain(path)
     return cfg
+
+
+def _check_mmpretrain(path: str) -> None:
+    """Raise an error for a config of classification without mmpretrain.
+
+    Other tasks do not need it, so it is not installed with the frameworks.
+
+    Args:
+        path (str): The config file.
+
+    Raises:
+        ConfigError: If mmpretrain is missing.
+    """
+    if importlib.util.find_spec('mmpretrain') is None:
+        raise ConfigError(
+            f'config={path!r} is for classification, which needs mmpretrain '
+            '(or onedl-mmpretrain, beside the forks), and it is not '
+            'installed: see docs/classification.md'
+        )
 
 
 def _check_override(cfg: Config, key: str, before: object) -> None:
@@ -264,7 +298,7 @@ def load_config(
 
 
 def task_of(cfg: Config) -> str:
-    """Return ``'detection'`` or ``'segmentation'``.
+    """Return ``'detection'``, ``'segmentation'`` or ``'classification'``.
 
     Args:
         cfg (Config): Config of a run.
@@ -273,15 +307,15 @@ def task_of(cfg: Config) -> str:
         str: The task.
 
     Raises:
-        ConfigError: If the config is for neither, or has no model.
+        ConfigError: If the config is for none of them, or has no model.
     """
     scope = cfg.get('default_scope')
     if scope not in TASKS or 'model' not in cfg:
         lacks = '' if 'model' in cfg else " and has no 'model'"
         raise ConfigError(
-            f'{cfg.filename} is not a config for detection or segmentation: '
-            f'default_scope must be one of {tuple(TASKS)}, got '
-            f'default_scope={scope!r}{lacks}'
+            f'{cfg.filename} is not a config for detection, segmentation or '
+            f'classification: default_scope must be one of {tuple(TASKS)}, '
+            f'got default_scope={scope!r}{lacks}'
         )
     return TASKS[scope]
 
@@ -290,18 +324,22 @@ def build_model(cfg: Config) -> nn.Module:
     """Build the model of a config, without initializing its weights.
 
     Args:
-        cfg (Config): Config for detection or segmentation.
+        cfg (Config): Config for one of :data:`TASKS`.
 
     Returns:
-        nn.Module: The detector or segmentor in evaluation mode. Its synced
-        batch norms, which need several GPUs, are plain ones.
+        nn.Module: The model in evaluation mode. Its synced batch norms, which
+        need several GPUs, are plain ones.
 
     Raises:
         ConfigError: If a ``type`` or a setting of it does not exist.
     """
     init_default_scope(cfg.default_scope)
+    settings = dict(cfg.model)
+    # Where mmpretrain's configs have it, mmengine's runner looks for it, too.
+    if cfg.get('data_preprocessor') is not None:
+        settings.setdefault('data_preprocessor', cfg.data_preprocessor)
     with config_errors(cfg):
-        model = MODELS.build(cfg.model)
+        model = MODELS.build(settings)
     return revert_sync_batchnorm(model).eval()
 
 
@@ -407,161 +445,3 @@ def set_resume(cfg: Config, resume: str) -> None:
         check_checkpoint(resume, '--resume')
     cfg.load_from = None if resume == 'auto' else resume
     cfg.resume = True
-
-
-def enable_drawing(
-    cfg: Config, show: bool, show_dir: Optional[str], wait_time: float
-) -> None:
-    """Draw the predictions, for ``--show`` and ``--show-dir``.
-
-    Args:
-        cfg (Config): Config of a run; changed in place.
-        show (bool): Whether to show them in a window.
-        show_dir (str, optional): Folder to write them to: below
-            ``work_dir/<time>`` for detection, as mmdet does, and as it is for
-            segmentation, as mmseg does.
-        wait_time (float): Seconds that each window stays.
-
-    Raises:
-        ConfigError: If the config has no visualization hook.
-    """
-    hook = cfg.get('default_hooks', {}).get('visualization')
-    if hook is None:
-        raise ConfigError(
-            '--show and --show-dir need a visualization hook in '
-            'the config, e.g. default_hooks = '
-            "dict(visualization=dict(type='DetVisualizationHook'"
-            '))'
-        )
-    hook.draw = True
-    if show:
-        hook.show = True
-        hook.wait_time = wait_time
-    if show_dir and task_of(cfg) == 'detection':
-        hook.test_out_dir = show_dir
-    elif show_dir:
-        hook.interval = 1
-        cfg.visualizer.save_dir = show_dir
-
-
-def keep_predictions(cfg: Config, out: str) -> None:
-    """Write the predictions to disk, for ``--out``.
-
-    Args:
-        cfg (Config): Config of a run; changed in place.
-        out (str): For detection the pickle file to dump to; for segmentation
-            the folder for label maps, which is created.
-
-    Raises:
-        ConfigError: If the name does not fit the task.
-        OutputError: If the folder cannot be created.
-    """
-    if task_of(cfg) == 'segmentation':
-        metric = _writing_metric(cfg)
-        check_writable(Path(out), '--out')
-        # mmseg creates it in the first process only, which another one that
-        # already writes to it may be ahead of.
-        Path(out).mkdir(parents=True, exist_ok=True)
-        metric.update(output_dir=out, keep_results=True)
-        return
-    if not out.endswith(('.pkl', '.pickle')):
-        raise ConfigError(
-            '--out must end in .pkl or .pickle for detection, '
-            f'got --out={out!r}'
-        )
-    dump = dict(type='DumpDetResults', out_file_path=out)
-    metrics = [*_as_list(cfg.test_evaluator), dump]
-    if (
-        isinstance(cfg.test_evaluator, dict)
-        and 'metrics' in cfg.test_evaluator
-    ):
-        cfg.test_evaluator.metrics = metrics
-    else:
-        cfg.test_evaluator = metrics
-
-
-def _writing_metric(cfg: Config) -> ConfigDict:
-    """Return the settings of the metric that writes label maps."""
-    metrics = _as_list(cfg.test_evaluator)
-    for metric in metrics:
-        known = type_name(metric.get('type')) in _WRITES_LABEL_MAPS
-        if known or len(metrics) == 1:
-            return metric
-    raise ConfigError(
-        '--out needs a metric in test_evaluator that writes label maps: '
-        f'{" or ".join(_WRITES_LABEL_MAPS)}'
-    )
-
-
-def _as_list(evaluators: object) -> list:
-    """Return the metrics of a config, which has them in one of three forms."""
-    if isinstance(evaluators, dict) and 'metrics' in evaluators:
-        evaluators = evaluators['metrics']
-    if isinstance(evaluators, (list, tuple)):
-        return list(evaluators)
-    return [evaluators]
-
-
-def enable_tta(cfg: Config) -> None:
-    """Test with augmentation, for ``--tta``.
-
-    The config's ``tta_model`` and ``tta_pipeline`` are used. A detection
-    config without them gets mmdet's defaults: the image and its mirror image.
-    mmdet merges boxes only, so a mask head is left out.
-
-    Args:
-        cfg (Config): Config of a run; changed in place.
-
-    Raises:
-        ConfigError: If a segmentation config has no ``tta_model`` or
-            ``tta_pipeline``.
-    """
-    dataset = next(leaf_settings(cfg.test_dataloader.dataset))
-    if task_of(cfg) == 'detection':
-        _add_detection_tta(cfg, dataset)
-    for key in ('tta_model', 'tta_pipeline'):
-        if key not in cfg:
-            raise ConfigError(f'--tta needs {key} in the config')
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    dataset.pipeline = cfg.tta_pipeline
-
-
-def _add_detection_tta(cfg: Config, dataset: ConfigDict) -> None:
-    """Fill in mmdet's defaults, and leave out what mmdet cannot merge."""
-    if 'tta_model' not in cfg:
-        cfg.tta_model = dict(
-            type='DetTTAModel',
-            tta_cfg=dict(
-                nms=dict(type='nms', iou_threshold=0.5), max_per_img=100
-            ),
-        )
-    if 'tta_pipeline' not in cfg:
-        meta_keys = (
-            'img_id',
-            'img_path',
-            'ori_shape',
-            'img_shape',
-            'scale_factor',
-            'flip',
-            'flip_direction',
-        )
-        flips = [
-            dict(type='RandomFlip', prob=1.0),
-            dict(type='RandomFlip', prob=0.0),
-        ]
-        pack = dict(type='PackDetInputs', meta_keys=meta_keys)
-        cfg.tta_pipeline = deepcopy(dataset.pipeline[:-1]) + [
-            dict(type='TestTimeAug', transforms=[flips, [pack]])
-        ]
-    roi_head = cfg.model.get('roi_head', {})
-    if roi_head.get('mask_head') is not None:
-        print_log(
-            'mmdet merges boxes only: with --tta the masks are neither '
-            'predicted nor evaluated',
-            level=logging.WARNING,
-        )
-        roi_head.mask_head = None
-        roi_head.mask_roi_extractor = None
-    for evaluator in _as_list(cfg.test_evaluator):
-        if 'segm' in evaluator.get('metric', ()):
-            evaluator.metric = 'bbox'

@@ -22,8 +22,9 @@ def random_batch(
     """Create a batch of noise, preprocessed for a model.
 
     Args:
-        model (nn.Module): A detector or segmentor.
-        scope (str): The model's framework, ``'mmdet'`` or ``'mmseg'``.
+        model (nn.Module): A detector, segmentor or classifier.
+        scope (str): The model's framework, one of
+            :data:`mmbiformer.utils.config.TASKS`.
         shape (tuple[int, int]): Height and width of the images, in pixels.
         batch_size (int): Number of images. Default: 1.
         training (bool): Whether to preprocess for training. Default: False.
@@ -35,6 +36,7 @@ def random_batch(
     make_samples = {
         'detection': _detection_samples,
         'segmentation': _segmentation_samples,
+        'classification': _classification_samples,
     }[TASKS[scope]]
     images = torch.randint(256, (batch_size, 3, *shape), dtype=torch.uint8)
     data = dict(inputs=list(images))
@@ -62,6 +64,16 @@ def _detection_samples(
         with_mask=True,
         with_semantic=True,
     )['data_samples']
+
+
+def _classification_samples(
+    model: nn.Module, shape: Tuple[int, int], batch_size: int
+) -> List:
+    """Create random labels."""
+    from mmpretrain.structures import DataSample
+
+    labels = torch.randint(model.head.num_classes, (batch_size,))
+    return [DataSample().set_gt_label(label) for label in labels]
 
 
 def _segmentation_samples(

@@ -26,6 +26,7 @@ _PANELS = {
     'Learning rate': {'lr'},
     'AP': {'bbox_mAP', 'segm_mAP'},
     'mIoU': {'mIoU'},
+    'Accuracy (%)': {'top1', 'top5'},
     'Seconds per iteration': {'time', 'data_time'},
     'Memory (MB)': {'memory'},
     'Routing: entropy of the selection': {'entropy'},
@@ -171,8 +172,8 @@ def _choose_panels(runs: Sequence[RunLog]) -> List[Tuple[str, List[str]]]:
 def draw_curves(runs: Sequence[RunLog]) -> Figure:
     """Plot the curves of one or several runs on one page.
 
-    Shown are loss, learning rate, AP or mIoU, time, memory and, if they were
-    logged, the statistics of the routing.
+    Shown are loss, learning rate, AP, mIoU or accuracy, time, memory and, if
+    they were logged, the statistics of the routing.
 
     Args:
         runs (Sequence[RunLog]): The runs. Each run has its own color; for a

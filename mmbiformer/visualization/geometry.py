@@ -2,8 +2,8 @@
 
 Points are (x, y), in pixels from the upper left corner of the image: pixel
 (0, 0) covers the square from (0, 0) to (1, 1). The mapping accounts for
-resizing, flipping, padding of the batch, the stride of the stage, and padding
-to whole regions.
+resizing, cropping, flipping, padding of the batch, the stride of the stage,
+and padding to whole regions.
 """
 
 from dataclasses import dataclass
@@ -28,6 +28,9 @@ class ImageGeometry:
             height, in OpenMMLab's order. Default: (1, 1).
         flip_direction (str, optional): ``'horizontal'``, ``'vertical'`` or
             ``'diagonal'`` if the image was flipped. Default: None.
+        crop (tuple[float, float]): Pixels that were cut off at the left and
+            at the right, and at the top and at the bottom, after resizing.
+            Default: (0, 0).
 
     Raises:
         ValueError: If ``flip_direction`` is not one of these.
@@ -36,6 +39,7 @@ class ImageGeometry:
     size: Tuple[int, int]
     scale_factor: Tuple[float, float] = (1.0, 1.0)
     flip_direction: Optional[str] = None
+    crop: Tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         """Check the flip direction."""
@@ -64,10 +68,19 @@ class ImageGeometry:
         # scale_factor does not reflect. Only mmdet sets batch_input_shape.
         if 'batch_input_shape' in metainfo and 'scale_factor' in metainfo:
             scale_factor = tuple(map(float, metainfo['scale_factor'][:2]))
+        crop = (0.0, 0.0)
+        if 'scale_factor' in metainfo:
+            # Of mmpretrain's CenterCrop; resizing may round by one pixel.
+            factors = tuple(map(float, metainfo['scale_factor'][:2]))
+            surplus_x = round(width * factors[0]) - resized_width
+            surplus_y = round(height * factors[1]) - resized_height
+            if max(surplus_x, surplus_y) > 1:
+                scale_factor = factors
+                crop = (max(surplus_x, 0) / 2, max(surplus_y, 0) / 2)
         flip_direction = None
         if metainfo.get('flip'):
             flip_direction = metainfo['flip_direction']
-        return cls((height, width), scale_factor, flip_direction)
+        return cls((height, width), scale_factor, flip_direction, crop)
 
     def _flip(self, points: np.ndarray) -> np.ndarray:
         """Flip points of the image."""
@@ -89,7 +102,7 @@ class ImageGeometry:
             np.ndarray: Points of the same shape, in pixels of the input.
         """
         points = self._flip(np.asarray(points, dtype=float))
-        return points * self.scale_factor
+        return points * self.scale_factor - np.array(self.crop)
 
     def to_image(self, points: np.ndarray) -> np.ndarray:
         """Map points of the network's input to the image.
@@ -101,17 +114,28 @@ class ImageGeometry:
             np.ndarray: Points of the same shape, in pixels of the image;
             those of padding lie outside it.
         """
-        points = np.asarray(points, dtype=float) / self.scale_factor
+        points = np.asarray(points, dtype=float) + np.array(self.crop)
+        points = points / self.scale_factor
         return self._flip(points)
 
+    @property
+    def visible(self) -> Tuple[float, float, float, float]:
+        """tuple[float]: Edges of what the network sees of the image.
+
+        Left, top, right and bottom, in pixels of the image.
+        """
+        height, width = self.size
+        x, y = np.array(self.crop) / self.scale_factor
+        return (x, y, width - x, height - y)
+
     def check_point(self, point: Tuple[float, float]) -> None:
-        """Check that a point lies inside the image.
+        """Check that a point lies inside the image, and is not cut off.
 
         Args:
             point (tuple[float, float]): The point (x, y).
 
         Raises:
-            ConfigError: If it lies outside.
+            ConfigError: If it is not so.
         """
         (x, y), (height, width) = point, self.size
         if not (0 <= x < width and 0 <= y < height):
@@ -119,6 +143,13 @@ class ImageGeometry:
                 f'point={x:g},{y:g} lies outside the image, which is {width} '
                 f'pixels wide and {height} high: x must be at least 0 and '
                 f'below {width}, y at least 0 and below {height}'
+            )
+        left, top, right, bottom = self.visible
+        if not (left <= x < right and top <= y < bottom):
+            raise ConfigError(
+                f'point={x:g},{y:g} lies in what the test pipeline cuts off: '
+                f'x must be at least {left:g} and below {right:g}, y at least '
+                f'{top:g} and below {bottom:g}'
             )
 
 

@@ -147,13 +147,11 @@ class RoutingVisualizationHook(Hook):
             path = dataset.get_data_info(index)['img_path']
             image = mmcv.imread(path, channel_order='rgb')
             height, width = image.shape[:2]
-            points = default_points((height, width))
+            geometry = ImageGeometry.from_metainfo(sample.metainfo)
+            points = default_points((height, width), geometry.visible)
             if self.points:
                 points = [(x * width, y * height) for x, y in self.points]
-            figure = draw_routing(
-                image, drawn[layer], points,
-                ImageGeometry.from_metainfo(sample.metainfo),
-            )  # fmt: skip
+            figure = draw_routing(image, drawn[layer], points, geometry)
             runner.visualizer.add_image(
                 f'routing_{index}', to_image(figure), step
             )

@@ -1,6 +1,6 @@
 """Choose query points of an image."""
 
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -12,18 +12,27 @@ MIN_SCORE = 0.3
 Point = Tuple[float, float]
 
 
-def default_points(size: Tuple[int, int]) -> List[Point]:
+def default_points(
+    size: Tuple[int, int],
+    visible: Optional[Tuple[float, float, float, float]] = None,
+) -> List[Point]:
     """Choose points of an image without predictions.
 
     Args:
         size (tuple[int, int]): Height and width of the image, in pixels.
+        visible (tuple[float, float, float, float], optional): Left, top,
+            right and bottom edge of what the network sees of it. Default:
+            None, which means all.
 
     Returns:
         list[tuple[float, float]]: Three points (x, y) on a diagonal.
     """
-    height, width = size
+    left, top, right, bottom = visible or (0, 0, *size[::-1])
     return [
-        (float(width * share // 1), float(height * share // 1))
+        (
+            float((left + (right - left) * share) // 1),
+            float((top + (bottom - top) * share) // 1),
+        )
         # Not on the border of two regions for any common S.
         for share in (0.23, 0.48, 0.73)
     ]

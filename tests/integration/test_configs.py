@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules as register_mmseg
-from shipped import ALIASES, CONFIGS, ROOT
+from shipped import ALIASES, CONFIGS, RECIPES, ROOT
 
 from mmbiformer import BiFormer
 
@@ -155,13 +155,20 @@ def settings_of(pipeline, kind):
     return found
 
 
-# Table 1 of the paper.
-DEPTHS = dict(tiny=(2, 2, 8, 2), small=(4, 4, 18, 4), base=(4, 4, 18, 4))
+# Table 1 of the paper, and the authors' fourth released model.
+DEPTHS = dict(
+    tiny=(2, 2, 8, 2),
+    small=(4, 4, 18, 4),
+    base=(4, 4, 18, 4),
+    stl=(2, 2, 6, 2),
+)
 CHANNELS = dict(
     tiny=[64, 128, 256, 512],
     small=[64, 128, 256, 512],
     base=[96, 192, 384, 768],
+    stl=[96, 192, 384, 768],
 )
+OF_STL = dict(mlp_ratio=4, layout='stl')
 
 
 def backbone_of(arch, **settings):
@@ -170,7 +177,10 @@ def backbone_of(arch, **settings):
     return dict(
         type='BiFormer',
         arch=dict(
-            depths=DEPTHS[arch], dims=CHANNELS[arch], head_dim=32, mlp_ratio=3
+            depths=DEPTHS[arch],
+            dims=CHANNELS[arch],
+            head_dim=32,
+            **(OF_STL if arch == 'stl' else dict(mlp_ratio=3)),
         ),
         topks=(1, 4, 16, -2),
         init_cfg=dict(type='Pretrained', checkpoint=weights),
@@ -189,10 +199,14 @@ def test_archs_are_those_with_a_name(arch):
     assert repr(by_name) == repr(in_full)
 
 
-@pytest.mark.parametrize('path', ALIASES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    'path',
+    [path for path in ALIASES if path.parent.name != 'classification'],
+    ids=lambda path: path.stem,
+)
 def test_long_names_stand_for_recipes(path):
     head, arch, schedule = re.fullmatch(
-        r'([a-z-]+)_biformer-(tiny|small|base)_(?:fpn_)?(.*)', path.stem
+        r'([a-z-]+)_biformer-(tiny|small|base|stl)_(?:fpn_)?(.*)', path.stem
     ).groups()
     name = {'mask-rcnn': 'maskrcnn', 'fpn': 'sfpn'}.get(head, head)
     name += '_biformer' + ('' if arch == 'small' else f'_{arch}')
@@ -212,14 +226,29 @@ def test_long_names_stand_for_recipes(path):
 
 
 def test_every_recipe_has_a_long_name():
-    recipes = [p for p in CONFIGS if 'digits' not in p.stem]
-    assert len(ALIASES) == len(recipes) == 13
+    own_data = ('digits', 'photos', 'linear')
+    recipes = [
+        path
+        for path in RECIPES
+        if not any(name in path.stem for name in own_data)
+    ]
+    assert len(ALIASES) == len(recipes) == 19
 
 
-@pytest.mark.parametrize('head', ['maskrcnn', 'retinanet'])
 @pytest.mark.parametrize(
-    ('suffix', 'arch', 'drop_path_rate'),
-    [('', 'small', 0.2), ('_base', 'base', 0.3), ('_tiny', 'tiny', 0.1)],
+    ('head', 'suffix', 'arch', 'drop_path_rate'),
+    [
+        *(
+            (head, *one)
+            for head in ('maskrcnn', 'retinanet')
+            for one in (
+                ('', 'small', 0.2),
+                ('_base', 'base', 0.3),
+                ('_tiny', 'tiny', 0.1),
+            )
+        ),
+        ('maskrcnn', '_stl', 'stl', 0.2),
+    ],
 )
 def test_coco_recipe(head, suffix, arch, drop_path_rate):
     cfg = read(f'{head}_biformer{suffix}')
@@ -289,6 +318,7 @@ def poly(iteration):
         ('upernet_biformer', 'small', 0.3),
         ('upernet_biformer_base', 'base', 0.4),
         ('upernet_biformer_tiny', 'tiny', 0.2),
+        ('upernet_biformer_stl', 'stl', 0.3),
     ],
 )
 def test_ade20k_recipe(name, arch, drop_path_rate):

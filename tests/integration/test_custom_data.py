@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import cv2
+import flowers
 import numpy as np
 import pytest
 import torch
@@ -137,12 +138,13 @@ def leaves(tmp_path):
 
 def config_of(name, folder):
     """Write a config of the page into a folder; return it."""
+    name = name if name == 'flowers' else f'leaves_{name}'
     (code,) = (
         block
         for block in re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL)
-        if block.startswith(f'# leaves_{name}.py')
+        if block.startswith(f'# {name}.py')
     )
-    path = folder / f'leaves_{name}.py'
+    path = folder / f'{name}.py'
     path.write_text(code.replace("'configs/", f"'{ROOT}/configs/"))
     return path
 
@@ -302,4 +304,37 @@ def test_from_a_folder_to_predictions(
         sfpn=['background', 'leaf', 'stem'],
     )
     assert index['classes'] == names[name]
+    assert len(index['images']) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.classification
+def test_from_photographs_to_their_classes(tmp_path, run_tool):
+    pytest.importorskip('mmpretrain')
+    images = dict(train=10, val=2)
+    flowers.write(tmp_path / 'data/flowers', images=images)
+    config = config_of('flowers', tmp_path)
+    assert len(lines_of(config)) <= 12
+    checked = run_tool('misc/check_dataset.py', config, cwd=tmp_path)
+    assert re.search(r'tulip +33\.33% +10', checked.stdout)
+    dataset = 'dataset.pipeline'
+    options = [
+        '--cfg-options', 'model.backbone.init_cfg=None',
+        'model.backbone.arch.depths=(1,1,1,1)',
+        f'train_dataloader.{dataset}.1.scale=64',
+        f'val_dataloader.{dataset}.1.scale=72',
+        f'val_dataloader.{dataset}.2.crop_size=64',
+        f'test_dataloader.{dataset}.1.scale=72',
+        f'test_dataloader.{dataset}.2.crop_size=64',
+        'model.backbone.n_win=4', 'train_cfg.max_epochs=1',
+    ]  # fmt: skip
+    result = run_tool('train.py', config, *options, cwd=tmp_path)
+    assert 'accuracy/top1' in result.stdout
+    checkpoint = tmp_path / 'work_dirs/flowers/epoch_1.pth'
+    result = run_tool('test.py', config, checkpoint, *options, cwd=tmp_path)
+    assert 'accuracy/top1' in result.stdout
+    images = tmp_path / 'data/flowers/val/rose'
+    run_tool('infer.py', images, config, checkpoint, *options, cwd=tmp_path)
+    index = json.loads((tmp_path / 'outputs/predictions.json').read_text())
+    assert tuple(index['classes']) == flowers.CLASSES
     assert len(index['images']) == 2

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import flowers
 import numpy as np
 import pytest
 import tiny_run
@@ -213,6 +214,39 @@ def test_two_processes_are_as_one(tiny, tmp_path, python_path):
     (path,) = tmp_path.glob('2*/2*.json')
     assert json.loads(path.read_text())['mIoU'] == metrics['mIoU']
     assert len(list(maps.iterdir())) == tiny_run.IMAGES['val']
+
+
+@needs_no_gpu
+@pytest.mark.slow
+@pytest.mark.classification
+def test_two_processes_classify_as_one(tiny, tmp_path, python_path):
+    pytest.importorskip('mmpretrain')
+    base = flowers.write(tmp_path, images=dict(train=4, val=3))
+    config = write_config(tmp_path / 'config.py', base, dict(type='Losses'))
+    found = []
+    for processes in (1, 2):
+        work_dir = tmp_path / str(processes)
+        run(
+            'dist_train.sh', config, processes, '--work-dir', work_dir,
+            '--cfg-options', f'train_dataloader.batch_size={4 // processes}',
+            PYTHONPATH=python_path,
+        )  # fmt: skip
+        # Nine images: one process of two sees one of them twice.
+        out = tmp_path / f'{processes}.pkl'
+        text = run(
+            'dist_test.sh', config, work_dir / 'epoch_2.pth', processes,
+            '--work-dir', tmp_path / 'test', '--out', out,
+            PYTHONPATH=python_path,
+        )  # fmt: skip
+        top1 = re.findall(r'accuracy/top1: ([\d.]+)', text)
+        scores = [one['pred_score'] for one in pickle.loads(out.read_bytes())]
+        found.append((read_losses(work_dir), top1, torch.stack(scores)))
+    one, two = found
+    assert len(one[0]) == 6
+    np.testing.assert_allclose(two[0], one[0], rtol=1e-4)
+    assert one[1] == two[1] and len(one[1]) == 1
+    assert one[2].shape == (9, 3)
+    torch.testing.assert_close(two[2], one[2], rtol=1e-4, atol=1e-5)
 
 
 @needs_no_gpu

@@ -56,7 +56,27 @@ class TestFaithful:
             norms, torch.from_numpy(arrays['grad_norms']), rtol=1e-6, atol=0
         )
 
-    @pytest.mark.parametrize('arch', ['tiny', 'small', 'base'])
+    @pytest.mark.parametrize('case', ['small_cls_224', 'stl_cls_224'])
+    @pytest.mark.parametrize('mode', [torch.enable_grad, torch.no_grad])
+    def test_equals_the_authors_classifiers(self, case, mode):
+        arrays = reference.load(case)
+        arch, seed = str(arrays['arch']), int(arrays['seed'])
+        shapes = reference.released_shapes(arch)
+        weights = reference.make_weights(shapes, seed)
+        head = [weights.pop(f'head.{name}') for name in ('weight', 'bias')]
+        model = BiFormer(arch=arch, out_indices=(3,), final_norm=True)
+        model = model.double().eval()
+        model.load_state_dict(weights)
+        maps = []
+        model.stages[3].register_forward_hook(lambda *args: maps.append(args))
+        with mode():
+            (out,) = model(reference.make_input(arrays['shape'], seed))
+        logits = torch.nn.functional.linear(out.mean((2, 3)), *head)
+        assert relative_error(logits, arrays['logits']) < 1e-6
+        # Kept in float32.
+        assert relative_error(maps[0][-1], arrays['stage3']) < 1e-5
+
+    @pytest.mark.parametrize('arch', ['tiny', 'small', 'base', 'stl'])
     def test_names_and_shapes_are_the_released(self, arch):
         released = {
             name: tuple(shape)
@@ -157,6 +177,115 @@ class TestForward:
             model(torch.rand(1, 3, 32, 20))
         model(torch.rand(1, 3, 33, 20))
         model(torch.rand(2, 3, 32, 20))
+
+
+class TestClassifier:
+    """With the last norm of the authors' classifiers."""
+
+    def build(self, **settings):
+        settings = dict(out_indices=(3,), final_norm=True, **settings)
+        return BiFormer(arch=TOY, **settings)
+
+    def test_it_has_the_norm_and_no_others(self):
+        dense = set(BiFormer(arch=TOY).state_dict())
+        dense = {name for name in dense if not name.startswith('extra_norms')}
+        own = set(self.build().state_dict())
+        names = {'weight', 'bias', 'running_mean', 'running_var'}
+        names |= {'num_batches_tracked'}
+        assert own - dense == {f'norm.{name}' for name in names}
+        assert dense <= own
+
+    def test_every_parameter_is_trained(self):
+        model = self.build().train()
+        (out,) = model(torch.rand(2, 3, 64, 64))
+        assert out.is_contiguous()
+        out.square().mean().backward()
+        assert all(p.grad is not None for p in model.parameters())
+
+    def test_it_is_frozen_with_the_last_stage(self):
+        model = self.build(frozen_stages=4).train()
+        assert not any(p.requires_grad for p in model.parameters())
+        assert not model.norm.training
+        assert self.build(frozen_stages=3).train().norm.training
+
+    def test_it_needs_the_last_map_alone(self):
+        with pytest.raises(ConfigError, match=r'out_indices=\(2, 3\)'):
+            BiFormer(arch=TOY, out_indices=(2, 3), final_norm=True)
+
+    def test_refuses_to_train_it_on_one_value(self):
+        with pytest.raises(ConfigError, match='map of stride 32'):
+            self.build().train()(torch.rand(1, 3, 32, 32))
+
+
+STL = dict(TOY, mlp_ratio=4, layout='stl')
+
+
+class TestSTL:
+    """The layout of Swin Transformer."""
+
+    @pytest.mark.parametrize('size', [(1, 1), (33, 7), (64, 96), (225, 130)])
+    def test_any_size(self, size):
+        outs = BiFormer(arch=STL).eval()(torch.rand(2, 3, *size))
+        for i, out in enumerate(outs):
+            sides = [-(-side // (4 * 2**i)) for side in size]
+            assert out.shape == (2, STL['dims'][i], *sides)
+            assert out.isfinite().all()
+
+    def test_without_gradients_it_computes_the_same(self):
+        torch.manual_seed(0)
+        model = BiFormer(arch=STL).double().eval()
+        x = torch.rand(2, 3, 75, 109).double()
+        before, seen = x.clone(), []
+        for stage in model.stages:
+            stage.register_forward_hook(lambda *args: seen.append(args[-1]))
+        expected = model(x)
+        kept = [one.detach().clone() for one in seen]
+        seen.clear()
+        with torch.no_grad():
+            outs = model(x)
+        for a, b in zip(outs, expected, strict=True):
+            torch.testing.assert_close(a, b)
+        # Nor does it write to what others may hold.
+        for a, b in zip(seen, kept, strict=True):
+            torch.testing.assert_close(a, b)
+        assert torch.equal(x, before)
+
+    def test_with_cp_gives_the_same_gradients(self):
+        torch.manual_seed(0)
+        plain = BiFormer(arch=STL).double()
+        saving = BiFormer(arch=STL, with_cp=True).double()
+        saving.load_state_dict(plain.state_dict())
+        x = torch.rand(2, 3, 64, 64).double()
+        for model in (plain, saving):
+            sum((out * out).mean() for out in model(x)).backward()
+        for (name, a), b in zip(
+            plain.named_parameters(), saving.parameters(), strict=True
+        ):
+            torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+    def test_layer_depths_are_those_of_the_other_layout(self):
+        other = BiFormer(arch=TOY)
+        model = BiFormer(arch=STL)
+        for name in model.state_dict():
+            plain = name.replace('.blocks.', '.')
+            assert model.get_layer_depth(name) == other.get_layer_depth(plain)
+        depth = model.get_layer_depth('stages.2.blocks.1.attn.wo.weight')
+        assert depth == (4, 7)
+
+    def test_batch_norms_are_before_the_downsampling(self):
+        model = BiFormer(arch=STL, out_indices=(0, 1)).train()
+        # The last batch norm is that of the first map.
+        model(torch.rand(1, 3, 8, 8))
+        with pytest.raises(ConfigError, match='4 x 4 px.*map of stride 4 '):
+            model(torch.rand(1, 3, 4, 4))
+
+    def test_the_form_with_other_names_is_refused(self):
+        with pytest.raises(ConfigError, match="use arch='stl'.*'stl_nchw'"):
+            BiFormer(arch='stl_nchw')
+
+    def test_no_other_layout(self):
+        with pytest.raises(ConfigError, match=r"arch\['layout'\].*'swin'"):
+            BiFormer(arch=dict(TOY, layout='swin'))
 
 
 class TestTraining:

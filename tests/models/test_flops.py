@@ -126,10 +126,15 @@ def test_backbone_of_four_channels_is_counted():
 
 @pytest.mark.parametrize(
     ('arch', 'params', 'flops'),
-    [('tiny', 13.1, 2.2), ('small', 25.5, 4.5), ('base', 56.8, 9.8)],
+    [
+        ('tiny', 13.1, 2.2),
+        ('small', 25.5, 4.5),
+        ('base', 56.8, 9.8),
+        ('stl', 28.4, 4.6),
+    ],
 )
 def test_classification_networks_have_the_papers_figures(arch, params, flops):
-    """Table 1 of the paper."""
+    """Table 1 of the paper, and the authors' README."""
     backbone = BiFormer(arch, n_win=7)
     *stages, _ = count_backbone(backbone, (224, 224))
     dim = backbone.arch_zoo[arch]['dims'][-1]

@@ -54,7 +54,7 @@ def assert_loaded(model, weights):
             assert (value == float(name.endswith('weight'))).all()
 
 
-@pytest.mark.parametrize('arch', ['tiny', 'small', 'base'])
+@pytest.mark.parametrize('arch', ['tiny', 'small', 'base', 'stl'])
 def test_a_released_checkpoint_loads_as_it_is(tmp_path, arch):
     shapes = reference.released_shapes(arch)
     weights = {
@@ -92,6 +92,19 @@ def test_prefix_takes_the_backbone_of_a_detector(tmp_path, weights):
     assert_loaded(build(path, prefix='backbone.'), weights)
     with pytest.raises(CheckpointError, match="prefix='encoder.'"):
         build(path, prefix='encoder')
+
+
+@pytest.mark.parametrize('head', ['head.fc', 'bbox_head'])
+def test_the_backbone_of_a_whole_model_is_taken(tmp_path, weights, head):
+    whole = {f'backbone.{name}': value for name, value in weights.items()}
+    # Of a classifier that was trained here.
+    whole['backbone.norm.weight'] = torch.rand(64)
+    whole[f'{head}.weight'] = torch.rand(3)
+    path = save(tmp_path, dict(state_dict=whole, meta={}))
+    assert_loaded(build(path), weights)
+    del whole['backbone.stages.0.0.norm1.bias']
+    with pytest.raises(CheckpointError, match='missing: stages.0.0.norm1.b'):
+        build(save(tmp_path, dict(state_dict=whole)))
 
 
 def test_in_a_list_it_is_as_strict(tmp_path, weights):

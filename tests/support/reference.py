@@ -1,5 +1,6 @@
 """Weights and inputs behind the reference arrays in ``tests/data``."""
 
+import ast
 import json
 import zlib
 from pathlib import Path
@@ -20,6 +21,10 @@ def load(name: str) -> Dict[str, np.ndarray]:
 
 def released_shapes(arch: str) -> Dict[str, Sequence[int]]:
     """Return names and shapes of the weights in a released checkpoint."""
+    if arch == 'stl':
+        arrays = load('stl_cls_224')
+        shapes = map(ast.literal_eval, arrays['shapes'].tolist())
+        return dict(zip(arrays['keys'].tolist(), shapes, strict=True))
     return json.loads((DATA / 'imagenet_checkpoint_keys.json').read_text())[
         arch
     ]

@@ -7,8 +7,10 @@ import cv2
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
+from sklearn.datasets import load_digits
 
 DIGITS = 'dataset_converters/digits.py'
+SINGLE = 'dataset_converters/single_digits.py'
 
 
 def digest(folder):
@@ -96,6 +98,72 @@ def test_an_existing_folder_is_left_alone(digits, tmp_path, run_tool):
 )
 def test_wrong_settings_are_named(tmp_path, run_tool, arguments):
     result = run_tool(DIGITS, tmp_path / 'out', *arguments, check=False)
+    assert result.returncode == 2
+    assert arguments[0] in result.stderr
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.fixture(scope='module')
+def single(tmp_path_factory, run_tool):
+    """A data set of 200 single digits, with two views of each to train on."""
+    out = tmp_path_factory.mktemp('data') / 'single'
+    run_tool(SINGLE, out, '--digits', 200, '--views', 2)
+    return out
+
+
+def numbers_in(folder):
+    """The numbers of the digits in a split, and their classes."""
+    return {
+        int(path.stem.split('_')[0]): int(path.parent.name)
+        for path in folder.glob('*/*.png')
+    }
+
+
+def test_single_digits_lie_in_the_folders_of_their_values(single):
+    digits = load_digits()
+    for split, views in (('train', 2), ('val', 1)):
+        found = numbers_in(single / split)
+        assert set(found.values()) == set(range(10))
+        for number, value in found.items():
+            assert digits.target[number] == value
+        paths = list((single / split).glob('*/*.png'))
+        assert len(paths) == views * len(found)
+        assert {cv2.imread(str(path)).shape for path in paths} == {(80, 80, 3)}
+    views = [
+        cv2.imread(str(path))
+        for path in sorted((single / 'train/0').iterdir())[:2]
+    ]
+    assert not np.array_equal(*views)
+
+
+def test_no_form_and_no_digit_of_a_validation_is_trained_on(single):
+    train, val = (numbers_in(single / split) for split in ('train', 'val'))
+    # A form begins with all digits in order, several times.
+    start = load_digits().target[1415:1435].tolist()
+    assert start == 2 * list(range(10))
+    assert max(train) < 1415 <= min(val)
+    of_scenes = np.random.default_rng([0, 0]).permutation(1797)[:359]
+    assert not set(train) & set(of_scenes.tolist())
+    assert len(train) + len(val) > 150
+
+
+def test_single_digits_are_made_once_and_alike(single, tmp_path, run_tool):
+    arguments = ('--digits', 200, '--views', 2)
+    run_tool(SINGLE, tmp_path / 'same', *arguments)
+    assert digest(tmp_path / 'same') == digest(single)
+    assert 'already' in run_tool(SINGLE, single, *arguments).stdout
+    other = run_tool(SINGLE, single, '--digits', 200, check=False)
+    assert other.returncode == 1
+    assert str(single) in other.stderr
+
+
+@pytest.mark.parametrize(
+    'arguments', [('--views', 0), ('--digits', 50), ('--seed', -1)]
+)
+def test_wrong_settings_of_single_digits_are_named(
+    tmp_path, run_tool, arguments
+):
+    result = run_tool(SINGLE, tmp_path / 'out', *arguments, check=False)
     assert result.returncode == 2
     assert arguments[0] in result.stderr
     assert not (tmp_path / 'out').exists()

@@ -166,9 +166,9 @@ class TestBadInput:
 
     def test_config_for_another_task(self, run_tool, tmp_path):
         config = tmp_path / 'config.py'
-        config.write_text("default_scope = 'mmpretrain'\nmodel = dict()\n")
+        config.write_text("default_scope = 'mmocr'\nmodel = dict()\n")
         result = self.train(run_tool, tmp_path, config)
-        assert_refused(result, "default_scope='mmpretrain'", 'mmdet')
+        assert_refused(result, "default_scope='mmocr'", 'mmdet')
 
     def test_no_data(self, run_tool, tmp_path):
         result = self.train(

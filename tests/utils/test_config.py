@@ -13,7 +13,6 @@ from mmbiformer.utils.config import (
     READ_KEYS,
     check_pretrained,
     check_weight_decay,
-    keep_predictions,
     read_config,
     task_of,
     type_name,
@@ -133,53 +132,6 @@ train_dataloader = dict(dataset=dict(data_root=data_root, ann_file='a.json'))
         for key, value in options.items():
             if '.' not in key:
                 assert cfg[key] == value
-
-
-class TestPredictions:
-    """``--out`` with metrics in each form that mmengine takes."""
-
-    IOU = dict(type='mmseg.IoUMetric', iou_metrics=['mIoU'])
-    OTHER = dict(type='DepthMetric')
-
-    def config(self, scope, evaluator):
-        return Config(
-            dict(default_scope=scope, model={}, test_evaluator=evaluator)
-        )
-
-    @pytest.mark.parametrize(
-        ('evaluator', 'where'),
-        [
-            (IOU, lambda found: found),
-            ([OTHER, IOU], lambda found: found[1]),
-            (dict(type='Evaluator', metrics=[IOU]),
-             lambda found: found.metrics[0]),
-        ],
-    )  # fmt: skip
-    def test_label_maps(self, tmp_path, evaluator, where):
-        cfg = self.config('mmseg', evaluator)
-        keep_predictions(cfg, str(tmp_path / 'maps'))
-        metric = where(cfg.test_evaluator)
-        assert metric.output_dir == str(tmp_path / 'maps')
-        assert metric.iou_metrics == ['mIoU']
-
-    def test_no_metric_that_writes_them(self, tmp_path):
-        cfg = self.config('mmseg', [self.OTHER, self.OTHER])
-        with pytest.raises(ConfigError, match='IoUMetric or CityscapesMetric'):
-            keep_predictions(cfg, str(tmp_path / 'maps'))
-        assert not (tmp_path / 'maps').exists()
-
-    @pytest.mark.parametrize(
-        'evaluator', [OTHER, [OTHER], dict(type='Evaluator', metrics=[OTHER])]
-    )
-    def test_detections(self, evaluator):
-        cfg = self.config('mmdet', evaluator)
-        keep_predictions(cfg, 'a.pkl')
-        found = cfg.test_evaluator
-        found = found if isinstance(found, list) else found.metrics
-        assert [one['type'] for one in found] == [
-            'DepthMetric',
-            'DumpDetResults',
-        ]
 
 
 @pytest.mark.parametrize(

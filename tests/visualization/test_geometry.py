@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from mmbiformer.visualization import ImageGeometry, RegionGrid
+from mmbiformer.utils.errors import ConfigError
+from mmbiformer.visualization import ImageGeometry, RegionGrid, default_points
 
 # Odd images, resized and padded for the batch, and maps with sides that S
 # does not divide. (image, scale factor (w, h), input, stride, S)
@@ -62,6 +63,30 @@ def test_a_padded_map_by_hand():
     assert grid.region_box(8, geometry) == (24, 16, 28, 20)
     assert grid.region_box(1, geometry) == (12, 0, 24, 8)
     assert grid.map_extent(geometry) == (0, 28, 20, 0)
+
+
+def test_a_cropped_image():
+    """60 x 80 px, enlarged to 256 x 341, of which 224 x 224 are seen."""
+    geometry = ImageGeometry.from_metainfo(
+        dict(
+            ori_shape=(60, 80),
+            img_shape=(224, 224),
+            scale_factor=(341 / 80, 256 / 60),
+        )
+    )
+    # 16 px are cut off at the top, and 58.5 at the left.
+    np.testing.assert_allclose(geometry.to_input((40, 30)), (112, 112))
+    np.testing.assert_allclose(geometry.to_image((112, 112)), (40, 30))
+    left, top, right, bottom = geometry.visible
+    np.testing.assert_allclose(geometry.to_input((left, top)), 0, atol=1e-9)
+    np.testing.assert_allclose(geometry.to_input((right, bottom)), 224)
+    grid = RegionGrid(n_win=7, map_size=(14, 14), stride=16)
+    assert grid.region_box(0, geometry)[:2] == pytest.approx((left, top))
+    assert grid.region_at((left + 0.1, bottom - 0.1), geometry) == 42
+    for point in default_points((60, 80), geometry.visible):
+        geometry.check_point(point)
+    with pytest.raises(ConfigError, match='cuts off: x must be at least 13.7'):
+        grid.region_at((5, 30), geometry)
 
 
 @pytest.mark.parametrize('direction', ['horizontal', 'vertical', 'diagonal'])

@@ -24,7 +24,12 @@ from mmbiformer.utils.config import build_model, read_config
 from mmbiformer.utils.synthetic import random_batch
 
 # The image sizes that papers report FLOPs for.
-SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'arch': (224, 224)}
+SHAPES = {
+    'mmdet': (800, 1280),
+    'mmseg': (512, 2048),
+    'mmpretrain': (224, 224),
+    'arch': (224, 224),
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,7 +38,7 @@ def parse_args() -> argparse.Namespace:
         'config',
         nargs='?',
         help='config file, or a name such as mmdet::PATH; of ours, '
-        'MMDetection or MMSegmentation',
+        'MMDetection, MMSegmentation or MMPretrain',
     )
     parser.add_argument(
         '--arch',
@@ -54,7 +59,7 @@ def parse_args() -> argparse.Namespace:
         metavar='SIDE',
         help='height and width of the image, or one number for both '
         '(default: 800 1280 for detection, 512 2048 for segmentation, '
-        '224 224 with --arch)',
+        '224 224 for classification and with --arch)',
     )
     add_cfg_options(parser)
     args = parser.parse_args()

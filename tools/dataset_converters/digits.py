@@ -14,12 +14,13 @@ Train and val share no digit. The same settings give the same files.
 """
 
 import argparse
+import functools
 import json
 import shutil
 import signal
 import tempfile
 from pathlib import Path
-from typing import List, Tuple
+from typing import Callable, List, Tuple
 
 from mmbiformer_threads import limit_threads
 
@@ -38,6 +39,8 @@ from mmbiformer.utils.command_line import command_line
 from mmbiformer.utils.errors import OutputError
 from mmbiformer.utils.files import check_writable
 
+NUM_DIGITS = 1797
+"""int: Number of digits of scikit-learn."""
 VAL_SHARE = 0.2
 """float: Share of the digits used for val, and val scenes per train scene."""
 HEIGHT_RANGE = (0.2, 0.3)
@@ -98,18 +101,18 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def split_digits(seed: int) -> dict:
-    """Return disjoint digits for train and val, as (images, labels)."""
+def split_numbers(seed: int) -> dict:
+    """Return the numbers of the digits for train and val, in random order."""
+    order = np.random.default_rng([seed, 0]).permutation(NUM_DIGITS)
+    cut = round(NUM_DIGITS * VAL_SHARE)
+    return dict(train=order[cut:], val=order[:cut])
+
+
+def read_digits(numbers: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Return images, (M, 8, 8) from 0 to 1, and values of some digits."""
     digits = load_digits()
-    order = np.random.default_rng([seed, 0]).permutation(len(digits.target))
-    cut = round(len(order) * VAL_SHARE)
-    return {
-        split: (
-            digits.images[index].astype(np.float32) / 16,
-            digits.target[index],
-        )
-        for split, index in (('train', order[cut:]), ('val', order[:cut]))
-    }
+    images = digits.images[numbers].astype(np.float32) / 16
+    return images, digits.target[numbers]
 
 
 def make_background(size: int, rng: np.random.Generator) -> np.ndarray:
@@ -142,10 +145,13 @@ def choose_color(under: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def place_digit(
-    glyph: np.ndarray, size: int, rng: np.random.Generator
+    glyph: np.ndarray,
+    size: int,
+    rng: np.random.Generator,
+    height_range: Tuple[float, float],
 ) -> np.ndarray:
     """Return the opacity map, size x size, of a digit at a random position."""
-    height = rng.uniform(*HEIGHT_RANGE) * size
+    height = rng.uniform(*height_range) * size
     scale = height / glyph.shape[0]
     angle = np.deg2rad(rng.uniform(-5, 5))
     stretch = rng.uniform(0.9, 1.1)
@@ -173,6 +179,7 @@ def make_scene(
     size: int,
     count: int,
     rng: np.random.Generator,
+    height_range: Tuple[float, float] = HEIGHT_RANGE,
 ) -> Tuple[np.ndarray, List[Tuple[int, np.ndarray]]]:
     """Compose a scene.
 
@@ -183,6 +190,8 @@ def make_scene(
         count (int): Number of digits to place; there may be fewer if no room
             is left.
         rng (np.random.Generator): Random generator.
+        height_range (tuple[float, float]): Height of a digit relative to the
+            side of the scene. Default: :data:`HEIGHT_RANGE`.
 
     Returns:
         tuple: The image, uint8 of shape (size, size, 3), and for each digit
@@ -194,7 +203,7 @@ def make_scene(
     for _ in range(count):
         for _ in range(20):
             index = int(rng.integers(len(labels)))
-            opacity = place_digit(glyphs[index], size, rng)
+            opacity = place_digit(glyphs[index], size, rng, height_range)
             mask = opacity > 0.5
             left = [old & ~mask for old in masks]
             if mask.sum() >= 32 and all(
@@ -279,33 +288,36 @@ def write_split(
     )
 
 
-def write_digits(args: argparse.Namespace) -> None:
-    """Write the data set, or nothing."""
-    settings = dict(
-        images=args.images,
-        size=args.size,
-        digits_per_image=list(args.digits_per_image),
-        seed=args.seed,
-    )
-    out = args.out.resolve()
+def write_folder(
+    out: Path, settings: dict, write: Callable[[Path], None]
+) -> None:
+    """Write a data set, or nothing.
+
+    Args:
+        out (Path): Folder to create. One that has the data set already is
+            left alone.
+        settings (dict): What the content depends on; kept in the folder.
+        write (Callable): Writes the data set to a folder.
+
+    Raises:
+        OutputError: If the folder has other content, or cannot be written.
+    """
+    out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         stored = out / 'settings.json'
         if stored.is_file() and stored.read_text() == json.dumps(settings):
-            print(f'{out} already contains these scenes')
+            print(f'{out} already contains these images')
             return
         raise OutputError(
-            f'OUT={str(out)!r} exists and has other content, or scenes with '
+            f'OUT={str(out)!r} exists and has other content, or images with '
             'other settings; remove it or choose another folder'
         )
     check_writable(out.parent, 'OUT')
     out.parent.mkdir(parents=True, exist_ok=True)
-    digits = split_digits(args.seed)
     # The folder appears under its name only when it is complete.
     scratch = Path(tempfile.mkdtemp(prefix=f'.{out.name}-', dir=out.parent))
     try:
-        write_split(scratch, 'train', args.images, digits['train'], args)
-        val_scenes = max(1, round(args.images * VAL_SHARE))
-        write_split(scratch, 'val', val_scenes, digits['val'], args)
+        write(scratch)
         (scratch / 'settings.json').write_text(json.dumps(settings))
         scratch.chmod(0o755)
         if out.exists():
@@ -317,10 +329,26 @@ def write_digits(args: argparse.Namespace) -> None:
     print(f'written to {out}')
 
 
+def write_scenes(out: Path, args: argparse.Namespace) -> None:
+    """Write both splits."""
+    val_scenes = max(1, round(args.images * VAL_SHARE))
+    for split, scenes in (('train', args.images), ('val', val_scenes)):
+        digits = read_digits(split_numbers(args.seed)[split])
+        write_split(out, split, scenes, digits, args)
+
+
 def main() -> None:
     args = parse_args()
+    settings = dict(
+        images=args.images,
+        size=args.size,
+        digits_per_image=list(args.digits_per_image),
+        seed=args.seed,
+    )
     with command_line('digits.py'):
-        write_digits(args)
+        write_folder(
+            args.out, settings, functools.partial(write_scenes, args=args)
+        )
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """Check all data of a config, before training.
 
-All images, annotations and label maps are read. The exit status is 1 if any
+All images, annotations, label maps and labels are read. The exit status is 1 if any
 problem would stop training or testing, or lead to wrong results.
 """
 

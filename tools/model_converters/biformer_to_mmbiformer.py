@@ -5,7 +5,8 @@ whole detector (mmdet 2) or segmentor (mmseg 0). All its weights are accounted
 for, and DST holds those that CONFIG's model has:
 
     weights of a whole model   tools/test.py CONFIG DST, or load_from=DST
-    ImageNet weights           model.backbone.init_cfg.checkpoint=DST
+    ImageNet weights           the same if CONFIG is for classification, else
+                               model.backbone.init_cfg.checkpoint=DST
 
 (The authors' ImageNet files load as they are, too.)
 """

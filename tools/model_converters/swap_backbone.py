@@ -21,9 +21,11 @@ if __name__ == '__main__':
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     limit_threads()
 
+from mmbiformer.models import BiFormer
 from mmbiformer.models.swap import render_config, swap_backbone, try_swap
 from mmbiformer.utils.command_line import command_line
 from mmbiformer.utils.config import read_config, task_of
+from mmbiformer.utils.errors import ConfigError
 from mmbiformer.utils.files import check_output
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -40,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('out', type=Path, help='config file to write')
     parser.add_argument(
-        '--arch', choices=['tiny', 'small', 'base'], default='small'
+        '--arch', choices=list(BiFormer.arch_zoo), default='small'
     )
     parser.add_argument(
         '--donor',
@@ -62,6 +64,12 @@ def main() -> None:
             name = osp.relpath(name, args.out.parent)
         suffix = '' if args.arch == 'small' else f'_{args.arch}'
         task = task_of(cfg)
+        if task not in DONORS:
+            raise ConfigError(
+                f'config={name!r} is for {task}, not for one of '
+                f'{tuple(DONORS)}; for classification, see '
+                'docs/classification.md'
+            )
         donor = CONFIGS / task / f'{DONORS[task]}{suffix}.py'
         donor = read_config(args.donor or str(donor))
         swap = swap_backbone(cfg, donor)

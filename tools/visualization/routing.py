@@ -197,7 +197,7 @@ def run(args: argparse.Namespace) -> None:
     points = args.point
     if not points and args.checkpoint is not None:
         points = object_points(prediction)
-    points = points or default_points(image.shape[:2])
+    points = points or default_points(image.shape[:2], geometry.visible)
 
     if args.out is not None:
         if args.all_stages:

@@ -16,3 +16,9 @@ from_maskrcnn = dict(
     checkpoint='work_dirs/maskrcnn_biformer_digits/epoch_7.pth',
     prefix='backbone.',
 )
+# For fine-tuning; the classifier is trained first.
+from_classifier = dict(
+    type='Pretrained',
+    checkpoint='work_dirs/biformer_digits/epoch_12.pth',
+    prefix='backbone.',
+)

@@ -1,0 +1,1 @@
+_base_ = './biformer_small.py'

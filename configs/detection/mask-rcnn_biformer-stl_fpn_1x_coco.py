@@ -1,0 +1,1 @@
+_base_ = './maskrcnn_biformer_stl.py'

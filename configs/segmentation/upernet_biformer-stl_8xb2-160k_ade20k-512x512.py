@@ -1,0 +1,1 @@
+_base_ = './upernet_biformer_stl.py'
