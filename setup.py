@@ -16,6 +16,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+CSRC = ROOT / 'csrc'
 MIM_FILES = ('configs', 'tools', 'model-index.yml')
 # mmbiformer/ops/backends/native.py loads the libraries by these names.
 LIBRARY_SUFFIX = {'win32': '.dll', 'darwin': '.dylib'}.get(sys.platform, '.so')
@@ -36,10 +37,13 @@ def native_extensions() -> List[Extension]:
             f'-mavx512{part}' for part in ('f', 'bw', 'dq', 'vl')
         ] + ['-mfma']
     common = ['-O3', '-g0', '-std=c++17', '-fopenmp', '-Wno-psabi']
+    sources = [str(p.relative_to(ROOT)) for p in sorted(CSRC.glob('*.cpp'))]
+    headers = [str(p.relative_to(ROOT)) for p in sorted(CSRC.glob('*.h'))]
     return [
         Extension(
             f'mmbiformer.ops.backends._native{name}',
-            ['csrc/routed_attention.cpp'],
+            sources,
+            depends=headers,
             extra_compile_args=common + flags[name],
             language='c++',
             optional=True,

@@ -20,6 +20,7 @@ from .arguments import (
     resolve_stages,
 )
 from .authors_options import refuse_authors_options
+from .fused import run_stage
 from .pretrained import load_pretrained
 from .stage import GLOBAL_ATTENTION, attn_cfg_of_stages, build_stage
 
@@ -331,7 +332,7 @@ class BiFormer(BaseModule):
         for i, (downsample, stage) in enumerate(
             zip(self.downsample_layers, self.stages, strict=True)
         ):
-            x = stage(downsample(x))
+            x = run_stage(stage, downsample(x))
             if i in self.out_indices:
                 # The next stage takes the map before this norm.
                 out = self.extra_norms[str(i)](x.permute(0, 2, 3, 1))
