@@ -16,6 +16,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+CSRC = ROOT / 'csrc'
 MIM_FILES = ('configs', 'tools', 'model-index.yml')
 # mmbiformer/ops/backends/native.py loads the libraries by these names.
 LIBRARY_SUFFIX = {'win32': '.dll', 'darwin': '.dylib'}.get(sys.platform, '.so')
@@ -36,15 +37,25 @@ def native_extensions() -> List[Extension]:
             f'-mavx512{part}' for part in ('f', 'bw', 'dq', 'vl')
         ] + ['-mfma']
     common = ['-O3', '-g0', '-std=c++17', '-fopenmp', '-Wno-psabi']
+    headers = [str(p.relative_to(ROOT)) for p in sorted(CSRC.rglob('*.h'))]
+    # By the name of a library: what it is built from, and by which flags. The
+    # operators for onnxruntime use its threads instead of OpenMP's.
+    libraries = {
+        '_native': ('*.cpp', ['-fopenmp']),
+        '_ort': ('onnxruntime/*.cpp', []),
+    }
+    common = ['-O3', '-g0', '-std=c++17', '-Wno-psabi']
     return [
         Extension(
-            f'mmbiformer.ops.backends._native{name}',
-            ['csrc/routed_attention.cpp'],
-            extra_compile_args=common + flags[name],
+            f'mmbiformer.ops.backends.{name}{kind}',
+            [str(p.relative_to(ROOT)) for p in sorted(CSRC.glob(sources))],
+            depends=headers,
+            extra_compile_args=common + threads + flags[kind],
             language='c++',
             optional=True,
         )
-        for name in flags
+        for name, (sources, threads) in libraries.items()
+        for kind in flags
     ]
 
 

@@ -25,6 +25,7 @@ from .arguments import (
 )
 from .authors_options import refuse_authors_options
 from .embedding import build_downsampling, build_stem
+from .fused import run_stage
 from .pretrained import check_init_cfg, is_pretrained, load_pretrained
 from .stage import GLOBAL_ATTENTION, attn_cfg_of_stages, build_stage
 
@@ -345,7 +346,7 @@ class BiFormer(BaseModule):
         for i, (downsample, stage) in enumerate(
             zip(self.downsample_layers, self.stages, strict=True)
         ):
-            x = stage(downsample(x))
+            x = run_stage(stage, downsample(x))
             if self.norm is None and i in self.out_indices:
                 # The next stage takes the map before this norm.
                 out = self.extra_norms[str(i)](x.permute(0, 2, 3, 1))

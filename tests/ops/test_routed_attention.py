@@ -15,7 +15,7 @@ from mmbiformer.ops import (
     regions_to_map,
     routed_attention,
 )
-from mmbiformer.ops.backends import native, sdpa, triton
+from mmbiformer.ops.backends import library, native, sdpa, triton
 
 FAST = ('sdpa', 'native')
 # The kernels themselves are tested in test_triton.py; without a GPU, the
@@ -419,7 +419,7 @@ def test_the_compiled_code_says_what_it_takes(monkeypatch):
     q, k, v, routing, heads = make_inputs(head_dim=20)
     with pytest.raises(RuntimeError, match='16 channels.*heads of 20'):
         routed_attention(q, k, v, routing, heads, 0.3, 'native')
-    monkeypatch.setattr(native, '_LIBRARY', None)
+    monkeypatch.setattr(library, '_LIBRARY', None)
     with pytest.raises(RuntimeError, match='was not compiled'):
         routed_attention(q, k, v, routing, heads, 0.3, 'native')
     out = routed_attention(q, k, v, routing, heads, 0.3, 'auto')

@@ -5,17 +5,16 @@ as an operator of torch, so that ``torch.compile`` and ``torch.export`` support
 it.
 """
 
-import contextlib
 import ctypes
 import math
-import sys
-from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, Tuple
 
 import torch
 from torch import Tensor
 
-_TYPES = {torch.float32: 'f32', torch.float64: 'f64'}
+from . import library
+from .library import TYPES, is_available
+
 HEAD_DIM = 16
 """int: Channels of a head must be a multiple of it: a head is read in whole
 vectors, and the widest vector registers hold 16 numbers."""
@@ -60,32 +59,6 @@ class _Arguments(ctypes.Structure):
     ]
 
 
-def _load() -> Optional[ctypes.CDLL]:
-    """Load the library built for this CPU; None where there is none."""
-    capability = torch.backends.cpu.get_cpu_capability().lower()
-    here = Path(__file__).parent
-    # One OpenMP for torch and us: two would fight for the cores. The library
-    # names none, and takes the one that is loaded for all.
-    runtimes = [*Path(torch.__file__).parent.glob('lib/libgomp*.so*')]
-    for runtime in [*runtimes, 'libgomp.so.1']:
-        with contextlib.suppress(OSError):
-            ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
-            break
-    suffix = {'win32': '.dll', 'darwin': '.dylib'}.get(sys.platform, '.so')
-    for name in (f'_native_{capability}', '_native'):
-        with contextlib.suppress(OSError):
-            return ctypes.CDLL(str(here / f'{name}{suffix}'))
-    return None
-
-
-_LIBRARY = _load()
-
-
-def is_available() -> bool:
-    """Return whether the compiled code could be loaded."""
-    return _LIBRARY is not None
-
-
 def supports(q: Tensor, num_heads: int) -> bool:
     """Return whether the compiled code is available and supports an input.
 
@@ -100,7 +73,7 @@ def supports(q: Tensor, num_heads: int) -> bool:
     return (
         is_available()
         and q.device.type == 'cpu'
-        and q.dtype in _TYPES
+        and q.dtype in TYPES
         and q.shape[-1] // num_heads % HEAD_DIM == 0
     )
 
@@ -151,6 +124,12 @@ def _call(
         MemoryError: If there is no memory for the threads' intermediate
             results.
     """
+    _check_routing(routing)
+    _call_unchecked(name, q, k, v, routing, num_heads, scale, **others)
+
+
+def _check_routing(routing: Tensor) -> None:
+    """Raise an IndexError for regions that do not exist."""
     # The library does not check what it reads.
     if routing.numel() and (
         routing.min() < 0 or routing.max() >= routing.shape[1]
@@ -159,6 +138,19 @@ def _call(
             f'routing must be from 0 to {routing.shape[1] - 1}, got '
             f'{routing.min()} to {routing.max()}'
         )
+
+
+def _call_unchecked(
+    name: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    routing: Tensor,
+    num_heads: int,
+    scale: float,
+    **others: Tensor,
+) -> None:
+    """Call a function of the library, which does not check ``routing``."""
     n, height, width, dim = q.shape
     n_win, topk = math.isqrt(routing.shape[1]), routing.shape[2]
     (q, q_stride), (k, k_stride), (v, v_stride) = map(
@@ -173,14 +165,12 @@ def _call(
         *(x.data_ptr() for x in (q, k, v, routing)),
         **{key: x.data_ptr() for key, x in others.items()},
     )  # fmt: skip
-    _run(f'routed_attention_{name}_{_TYPES[q.dtype]}', arguments)
+    _run(f'routed_attention_{name}_{TYPES[q.dtype]}', arguments)
 
 
 def _run(name: str, arguments: _Arguments) -> None:
     """Run an exported function, and raise what it reports."""
-    function = getattr(_LIBRARY, name)
-    function.restype = ctypes.c_int64
-    missing_bytes = function(ctypes.byref(arguments))
+    missing_bytes = library.call(name, arguments)
     if missing_bytes:
         sizes = ', '.join(
             f'{key}={getattr(arguments, key)}'
@@ -300,3 +290,28 @@ def attend(
 ) -> Tensor:
     """Compute routed attention by the compiled code."""
     return _forward(q, k, v, routing, num_heads, scale)[0]
+
+
+def attend_into(
+    out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    routing: Tensor,
+    num_heads: int,
+    scale: float,
+) -> None:
+    """Compute routed attention without gradients, into memory that is given.
+
+    Args:
+        out (Tensor): Contiguous map that is overwritten, of shape
+            (N, H, W, C).
+        q (Tensor): Map of queries, of the same shape.
+        k (Tensor): Map of keys.
+        v (Tensor): Map of values.
+        routing (Tensor): Routed regions, of shape (N, S*S, K), which must
+            exist.
+        num_heads (int): Attention heads.
+        scale (float): Factor on the products of queries and keys.
+    """
+    _call_unchecked('forward', q, k, v, routing, num_heads, scale, out=out)
