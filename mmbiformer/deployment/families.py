@@ -8,8 +8,9 @@ from torch import nn
 from mmbiformer.utils.config import task_of
 from mmbiformer.utils.errors import ConfigError
 
-from .detectors import OneStageGraph, TwoStageGraph
+from .detectors import OneStageGraph
 from .graphs import BackboneGraph, SegmentorGraph
+from .two_stage import TwoStageGraph
 
 _Family = Callable[[nn.Module], Optional[Callable[[nn.Module], nn.Module]]]
 

@@ -1,6 +1,6 @@
 """Whole models as functions from images to tensors, for export."""
 
-from typing import Any, Dict, List, Tuple
+from typing import List, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -147,6 +147,3 @@ def is_overridden(module: nn.Module, base: type, *names: str) -> bool:
         getattr(type(module), name) is not getattr(base, name)
         for name in names
     )
-
-
-Outputs = Dict[str, Any]

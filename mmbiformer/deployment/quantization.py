@@ -100,7 +100,8 @@ class Loss(NamedTuple):
     number: int
     name: str
 
-    def __str__(self) -> str:
+    def describe(self) -> str:
+        """Return a line of text."""
         return (
             f'int8        {self.size:.3f} of the size, {100 * self.found:.1f} '
             f'% of {self.number} {self.name} found again'

@@ -319,21 +319,21 @@ def format_table(rows: Sequence[Row]) -> str:
     ]
     header = ['images', 'input', *kinds, 'found', '']
     lines = [header]
-    for row in rows:
-        lines.append(
-            [
-                row.images,
-                'x'.join(map(str, row.shape)),
-                *(
-                    f'{row.differences[kind]:.1e}'
-                    if kind in row.differences
-                    else '-'
-                    for kind in kinds
-                ),
-                row.found or '-',
-                f'FAILED: {row.problem}' if row.problem else 'equal',
-            ]
-        )
+    lines.extend(
+        [
+            row.images,
+            'x'.join(map(str, row.shape)),
+            *(
+                f'{row.differences[kind]:.1e}'
+                if kind in row.differences
+                else '-'
+                for kind in kinds
+            ),
+            row.found or '-',
+            f'FAILED: {row.problem}' if row.problem else 'equal',
+        ]
+        for row in rows
+    )
     lines.append(
         [
             'accepted',

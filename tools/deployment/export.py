@@ -141,13 +141,12 @@ def run(args: argparse.Namespace) -> None:
     report = export(cfg, args.checkpoint, args.out, options)
     print(format_table(report.rows))
     if report.loss is not None:
-        print(report.loss)
+        print(report.loss.describe())
     size = args.out.stat().st_size / 2**20
     print(f'written     {args.out} ({size:.1f} MiB)')
     if args.triton is not None:
-        print(
-            f'written     {write_model(args.triton, args.out, report.metadata)}'
-        )
+        folder = write_model(args.triton, args.out, report.metadata)
+        print(f'written     {folder}')
 
 
 def main() -> None:
