@@ -23,6 +23,7 @@ from mmbiformer.utils.files import atomic_write
 from .families import graph_of
 from .metadata import describe
 from .quantization import Loss, compare_files, quantize
+from .routing import RoutingGraph, describe_routing, verify_routing
 from .runtime import Session, custom_ops_library, require
 from .tracing import SMALLEST_SIDE, Sizes, trace, write_onnx, write_pt2
 from .verify import (
@@ -48,6 +49,7 @@ class Options(NamedTuple):
             bits, None for float32.
         calibration (list[str]): Image files that the ranges of values are
             taken from, and that a file of 8 bits is compared on.
+        routing (bool): Whether the file also has the routing of each layer.
     """
 
     sizes: Sizes = Sizes()
@@ -57,6 +59,7 @@ class Options(NamedTuple):
     images: Sequence[str] = ()
     int8: Optional[str] = None
     calibration: Sequence[str] = ()
+    routing: bool = False
 
 
 class Report(NamedTuple):
@@ -86,9 +89,10 @@ def check_requirements(path: Path, options: Options) -> None:
     if path.suffix.lower() == '.onnx':
         for name in ('onnx', 'onnxscript', 'onnxruntime'):
             require(name)
-    elif options.attention != 'portable' or options.int8:
+    elif options.attention != 'portable' or options.int8 or options.routing:
         raise ConfigError(
-            f'--attention and --int8 are for .onnx files, got {str(path)!r}'
+            '--attention, --int8 and --routing are for .onnx files, got '
+            f'{str(path)!r}'
         )
     if options.int8 == 'static' and not options.calibration:
         raise ConfigError('--int8 static needs images: --calib FOLDER')
@@ -285,19 +289,27 @@ def write_verified(
     """
     batches = _batches(cfg, options)
     graph = graph_of(model, cfg, options.backbone)
-    program = trace(graph, options.sizes, options.attention)
     names = tuple(graph.output_names)
+    if options.routing:
+        graph = RoutingGraph(graph).eval()
+    program = trace(graph, options.sizes, options.attention)
     metadata = describe(
         cfg, model, names, classes, options.sizes._asdict(),
         options.attention, checkpoint,
     )  # fmt: skip
+    if options.routing:
+        metadata['routing'] = describe_routing(model)
     if path.suffix == '.pt2':
         write_pt2(program, metadata, path)
         run = _program_runner(torch.export.load(path), names)
     else:
-        write_onnx(program, names, metadata, path, options.opset)
+        write_onnx(
+            program, tuple(graph.output_names), metadata, path, options.opset
+        )
         run = Session(str(path))
     rows = verify(run, model, metadata['task'], batches)
+    if options.routing:
+        rows += verify_routing(str(path), model, metadata['task'], batches)
     if any(row.problem for row in rows):
         raise VerificationError(
             'the exported file does not compute what the model computes, and '

@@ -19,7 +19,7 @@ from mmbiformer.models.attention import (
 )
 from mmbiformer.models.biformer import BiFormer
 from mmbiformer.models.block import MLP, BiFormerBlock
-from mmbiformer.ops import map_to_regions, pool_regions, regions_to_map, route
+from mmbiformer.ops import map_to_regions, pool_regions, regions_to_map
 
 ATTENTIONS = ('portable', 'ort')
 """tuple[str]: Forms of routed attention in a file: standard operators, or one
@@ -128,7 +128,8 @@ def _route_and_attend(
     n_win = self.n_win
     q, k, v = self.qkv.qkv(_pad(x, n_win)).chunk(3, dim=-1)
     means = (map_to_regions(y, n_win).mean(dim=2) for y in (q, k))
-    routing, affinity = route(*means, self.router.topk, self.scale)
+    # By the module, so that hooks see the routing.
+    routing, affinity = self.router(*means)
     keys, values = k, v
     if self.kv_down is not None:
         keys, values = (pool_regions(y, n_win, self.kv_down) for y in (k, v))

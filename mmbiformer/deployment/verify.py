@@ -12,11 +12,16 @@ from mmbiformer.utils.errors import UserError
 from .tracing import Sizes
 
 TOLERANCES: Dict[str, float] = dict(
-    logits=1e-5, maps=1e-5, boxes=1e-3, scores=1e-5, masks=1e-4
+    logits=1e-5,
+    maps=1e-5,
+    boxes=1e-3,
+    scores=1e-5,
+    masks=1e-4,
+    affinities=1e-5,
 )
 """dict[str, float]: Largest difference from PyTorch that is accepted: boxes
-in pixels, scores and masks as they are, logits and maps in units of their
-largest value where that is above 1."""
+in pixels, scores and masks as they are, logits, maps and affinities in units
+of their largest value where that is above 1."""
 
 Runner = Callable[[np.ndarray], Dict[str, np.ndarray]]
 """What runs a file: images to outputs by name."""

@@ -84,6 +84,11 @@ def parse_args() -> argparse.Namespace:
         '--backbone', action='store_true', help='export the backbone only'
     )
     parser.add_argument(
+        '--routing',
+        action='store_true',
+        help='also write the routed regions and affinities of each layer',
+    )
+    parser.add_argument(
         '--verify',
         nargs='+',
         default=[],
@@ -136,6 +141,7 @@ def run(args: argparse.Namespace) -> None:
         args.verify,
         args.int8,
         calibration,
+        args.routing,
     )
     cfg = read_config(args.config, args.cfg_options)
     report = export(cfg, args.checkpoint, args.out, options)
