@@ -9,8 +9,8 @@ of the digits after
     export.py CONFIG CHECKPOINT digits.onnx --shape 160x160 --batch 1 --routing
 
 The page consists of the files of docs/demo, the model and onnxruntime-web,
-which npm downloads in the version of docs/demo/package-lock.json. Any server of
-files can serve it.
+which npm downloads in the version of docs/demo/package-lock.json. Any server
+of files can serve it.
 """
 
 import argparse
