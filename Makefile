@@ -9,7 +9,7 @@ IN_ENV = $(SETUP) --
 
 export TORCH FAMILY
 
-.PHONY: help setup demo lint test test-slow test-classification docs
+.PHONY: help setup demo demo-page lint test test-slow test-classification docs
 
 help:  ## list the targets and their settings
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,15 @@ setup:  ## set up torch, OpenMMLab and mmbiformer in .venv
 
 demo:  ## train and test on handwritten digits, and draw the results
 	@$(IN_ENV) python scripts/demo.py --task $(TASK)
+
+# Where `make demo` has trained it; needs the packages of requirements/deploy.txt.
+DIGITS = work_dirs/maskrcnn_biformer_digits
+demo-page:  ## build a page that runs the Mask R-CNN of the demo in browsers
+	@$(IN_ENV) python tools/deployment/export.py --force \
+		configs/detection/maskrcnn_biformer_digits.py $(DIGITS)/epoch_7.pth \
+		$(DIGITS)/digits.onnx --shape 160x160 --batch 1 --routing
+	@$(IN_ENV) python tools/deployment/build_demo.py --force \
+		$(DIGITS)/digits.onnx work_dirs/demo_page
 
 lint:  ## check the style and the types
 	@$(IN_ENV) ruff check .

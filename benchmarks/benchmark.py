@@ -76,7 +76,8 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         metavar='CONFIG',
         help='config files, or names such as mmdet::PATH; of ours, '
-        'MMDetection, MMSegmentation or MMPretrain',
+        'MMDetection, MMSegmentation or MMPretrain; or files of '
+        'tools/deployment/export.py, which include pre- and post-processing',
     )
     add_cfg_options(parser)
     parser.add_argument(

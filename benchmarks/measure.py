@@ -31,8 +31,10 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from mmbiformer.deployment.runtime import Session
 from mmbiformer.models import BiFormer
 from mmbiformer.ops import ATTENTION_BACKENDS
+from mmbiformer.utils.arguments import is_exported
 from mmbiformer.utils.config import build_model, read_config
 from mmbiformer.utils.errors import ConfigError
 from mmbiformer.utils.synthetic import random_batch
@@ -70,7 +72,8 @@ class Candidate(NamedTuple):
     Attributes:
         name (str): ``NAME`` or, for BiFormer, ``NAME:BACKEND``, where NAME is
             in :data:`BACKBONES`; or a config, see
-            :func:`mmbiformer.utils.config.read_config`.
+            :func:`mmbiformer.utils.config.read_config`; or a file of
+            ``tools/deployment/export.py``, which onnxruntime runs.
         is_config (bool): Whether it is a config. Default: False.
         cfg_options (dict, optional): Values that replace the config's.
             Default: None.
@@ -93,6 +96,9 @@ class Candidate(NamedTuple):
             ConfigError: If a backbone or attention backend is unknown, or a
                 config is for none of the tasks.
         """
+        if is_exported(self.name):
+            Session(self.name)
+            return
         if self.is_config:
             read_config(self.name, self.cfg_options)
             return
@@ -279,7 +285,17 @@ class Job:
         torch.manual_seed(0)
         self.setting = setting
         self._scope = None
-        if candidate.is_config:
+        self._session = None
+        if is_exported(candidate.name):
+            if setting.train or setting.amp or setting.device != 'cpu':
+                raise ConfigError(
+                    f'{candidate.name!r} is an exported file, which is '
+                    'measured on the CPU only, without --train and --amp'
+                )
+            self._session = Session(candidate.name, threads=setting.threads)
+            # Nothing that has gradients or parameters.
+            model = nn.Identity()
+        elif candidate.is_config:
             cfg = read_config(candidate.name, candidate.cfg_options)
             self._scope = cfg.default_scope
             model = build_model(cfg)
@@ -305,6 +321,9 @@ class Job:
             Callable: The forward pass; in training, it returns the loss.
         """
         setting, model = self.setting, self.model
+        if self._session is not None:
+            pixels = 255 * torch.rand(setting.batch_size, 3, *shape).numpy()
+            return lambda: self._session(pixels)
         if self._scope is None:
             images = torch.rand(
                 setting.batch_size, 3, *shape, device=setting.device
@@ -377,6 +396,9 @@ def _serve(
     try:
         job = Job(candidate, setting)
         small = tuple(min(side, WARM_UP_SIDE) for side in setting.shape)
+        if is_exported(candidate.name):
+            # It may take images of one size only.
+            small = setting.shape
         job.run(job.prepare(small))
         forward = job.prepare(setting.shape)
         connection.send(job.measure_bytes(forward))

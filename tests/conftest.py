@@ -1,7 +1,9 @@
 import contextlib
 import functools
 import multiprocessing
+import os
 import subprocess
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -88,5 +90,29 @@ def digits(tmp_path_factory, run_tool):
 
 @pytest.fixture(scope='session')
 def demo_folder(tmp_path_factory):
-    """A folder that keeps the data and the Mask R-CNN of the demo."""
-    return tmp_path_factory.mktemp('demo')
+    """A folder that keeps the data and the Mask R-CNN of the demo.
+
+    The variable DEMO_FOLDER names one in which the demo has run already.
+    """
+    given = os.environ.get('DEMO_FOLDER')
+    return Path(given) if given else tmp_path_factory.mktemp('demo')
+
+
+@pytest.fixture(scope='session')
+def digits_file(demo_folder, run_tool, tmp_path_factory):
+    """The demo's Mask R-CNN as a file; it is trained if it is missing."""
+    work_dir = demo_folder / 'work_dirs/maskrcnn_biformer_digits'
+    if not (work_dir / 'epoch_7.pth').is_file():
+        subprocess.run(
+            [sys.executable, ROOT / 'scripts/demo.py'],
+            cwd=demo_folder,
+            check=True,
+        )
+    path = tmp_path_factory.mktemp('exported') / 'digits.onnx'
+    run_tool(
+        'deployment/export.py',
+        ROOT / 'configs/detection/maskrcnn_biformer_digits.py',
+        work_dir / 'epoch_7.pth', path,
+        '--shape', '160x160', '--batch', 1, '--routing',
+    )  # fmt: skip
+    return path

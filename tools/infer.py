@@ -1,6 +1,7 @@
 """Predict images and videos, and write pictures and predictions.
 
     infer.py IMAGE_OR_FOLDER_OR_PATTERN_OR_VIDEO ... CONFIG CHECKPOINT
+    infer.py IMAGE_OR_FOLDER_OR_PATTERN_OR_VIDEO ... EXPORTED.onnx
 
 Exit status: 0 if all was predicted, 1 if anything was skipped or nothing
 could start, 130 after Ctrl-C.
@@ -9,7 +10,7 @@ could start, 130 after Ctrl-C.
 import argparse
 import signal
 
-from arguments import add_cfg_options
+from arguments import add_cfg_options, add_runtime, is_exported
 
 from mmbiformer_threads import limit_threads
 
@@ -35,7 +36,11 @@ def parse_args() -> argparse.Namespace:
         '"photos/**/*.jpg", in quotes',
     )
     parser.add_argument('config', help='config file path')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        'checkpoint',
+        help='checkpoint file, or in place of both a file of '
+        'tools/deployment/export.py',
+    )
     parser.add_argument(
         '--out-dir',
         type=Path,
@@ -73,10 +78,19 @@ def parse_args() -> argparse.Namespace:
         help='write into OUT even if it holds results; of these, files of '
         'other names stay',
     )
+    add_runtime(parser)
     add_cfg_options(parser)
     # Options may stand between the images and the config.
     args = parser.parse_intermixed_args()
-    if not args.config.endswith(('.py', '.yml', '.yaml', '.json')):
+    if is_exported(args.checkpoint):
+        args.images.append(args.config)
+        args.config = None
+    elif args.runtime:
+        parser.error(
+            '--runtime is for exported files, got '
+            f'checkpoint={args.checkpoint!r}'
+        )
+    elif not args.config.endswith(('.py', '.yml', '.yaml', '.json')):
         parser.error(
             'the images are followed by config and checkpoint, got '
             f'config={args.config!r}, checkpoint={args.checkpoint!r}'
@@ -100,6 +114,8 @@ def run(args: argparse.Namespace) -> int:
     """Predict what the arguments ask for; return the exit status."""
     from mmengine.device import get_device
 
+    from mmbiformer.deployment.inference import build_exported_inferencer
+    from mmbiformer.deployment.models import config_of
     from mmbiformer.inference.inferencer import build_inferencer
     from mmbiformer.inference.media import find_files
     from mmbiformer.inference.results import (
@@ -116,10 +132,14 @@ def run(args: argparse.Namespace) -> int:
         reasons = [f'{path!r} {reason}' for path, reason in skipped.items()]
         raise MissingFileError('; '.join(reasons))
     check_out_dir(args.out_dir, args.force, paths)
-    cfg = read_config(args.config, args.cfg_options)
-    inferencer = build_inferencer(
-        cfg, args.checkpoint, args.device or get_device()
-    )
+    if args.config is None:
+        cfg = config_of(args.checkpoint, args.runtime, args.cfg_options)
+        inferencer = build_exported_inferencer(cfg)
+    else:
+        cfg = read_config(args.config, args.cfg_options)
+        inferencer = build_inferencer(
+            cfg, args.checkpoint, args.device or get_device()
+        )
     files = FileInferencer(
         inferencer,
         args.out_dir,

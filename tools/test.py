@@ -3,7 +3,12 @@
 import argparse
 import signal
 
-from arguments import add_config_arguments, add_run_arguments
+from arguments import (
+    add_config_arguments,
+    add_run_arguments,
+    add_runtime,
+    is_exported,
+)
 
 from mmbiformer_threads import limit_threads
 
@@ -19,7 +24,13 @@ def parse_args() -> argparse.Namespace:
     # The package takes seconds to import, and is only once this is right.
     parser = argparse.ArgumentParser(description=__doc__)
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        'checkpoint',
+        nargs='?',
+        help='checkpoint file; none if config is a file of '
+        'tools/deployment/export.py',
+    )
+    add_runtime(parser)
     parser.add_argument(
         '--out',
         help='segmentation: save the predicted label maps in this directory; '
@@ -40,15 +51,28 @@ def parse_args() -> argparse.Namespace:
         '--tta', action='store_true', help='test time augmentation'
     )
     add_run_arguments(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    exported = is_exported(args.config)
+    if exported == (args.checkpoint is not None):
+        parser.error(
+            'a config needs a checkpoint, and an exported file takes none; '
+            f'got config={args.config!r}, checkpoint={args.checkpoint!r}'
+        )
+    if exported and args.tta or args.runtime and not exported:
+        parser.error(
+            '--tta is for checkpoints, and --runtime for exported files; got '
+            f'config={args.config!r}'
+        )
+    return args
 
 
 def make_config(args: argparse.Namespace) -> Config:
     """Return the config of the run, once all that it needs is there."""
     from mmbiformer.datacheck.checks import check_classes, check_data
+    from mmbiformer.deployment.models import config_of
     from mmbiformer.reliable.launch import init_cpu_process_group
     from mmbiformer.reliable.resume import check_work_dir
-    from mmbiformer.utils.config import load_config
+    from mmbiformer.utils.config import load_config, set_up_run
     from mmbiformer.utils.files import check_checkpoint
     from mmbiformer.utils.predictions import (
         enable_drawing,
@@ -56,17 +80,16 @@ def make_config(args: argparse.Namespace) -> Config:
         keep_predictions,
     )
 
-    cfg = load_config(
-        args.config,
-        args.cfg_options,
-        args.work_dir,
-        args.launcher,
-        args.local_rank,
-    )
+    place = args.work_dir, args.launcher, args.local_rank
+    if args.checkpoint is None:
+        cfg = config_of(args.config, args.runtime, args.cfg_options)
+        set_up_run(cfg, args.config, *place)
+    else:
+        cfg = load_config(args.config, args.cfg_options, *place)
+        check_checkpoint(args.checkpoint)
+        cfg.load_from = args.checkpoint
     check_data(cfg, ['test_dataloader'])
     check_classes(cfg, ['test_dataloader'])
-    check_checkpoint(args.checkpoint)
-    cfg.load_from = args.checkpoint
     if args.show or args.show_dir:
         enable_drawing(cfg, args.show, args.show_dir, args.wait_time)
     if args.tta:

@@ -155,28 +155,56 @@ def build_inferencer(
             config has no test data set, or nothing names the classes.
     """
     check_device(device)
+    with quiet():
+        inferencer = inferencer_of(cfg, device)
+        meta = load_weights(inferencer.model, cfg, checkpoint)
+    set_classes(inferencer, dataset_meta(inferencer.cfg, meta, checkpoint))
+    return inferencer
+
+
+def inferencer_of(
+    cfg: Config, device: str
+) -> Union[BaseInferencer, FileClassifier]:
+    """Build the inferencer of a config, without weights and classes.
+
+    Args:
+        cfg (Config): Config of a run.
+        device (str): Where to predict.
+
+    Returns:
+        BaseInferencer: See :func:`build_inferencer`.
+
+    Raises:
+        ConfigError: If the config has no test data set.
+    """
     cfg = deepcopy(cfg)
     cfg.test_dataloader.dataset = image_dataset(cfg)
     task = task_of(cfg)
     cfg.setdefault('visualizer', dict(type=_VISUALIZERS[task]))
     cfg.visualizer.vis_backends = None
-    with quiet():
-        # A user may have installed only one of them.
-        if task == 'classification':
-            inferencer = FileClassifier(cfg, device)
-        elif task == 'detection':
-            from mmdet.apis import DetInferencer
+    # A user may have installed only one of them.
+    if task == 'classification':
+        return FileClassifier(cfg, device)
+    if task == 'detection':
+        from mmdet.apis import DetInferencer
 
-            inferencer = DetInferencer(cfg, device=device, palette='random')
-        else:
-            from mmseg.apis import MMSegInferencer
+        return DetInferencer(cfg, device=device, palette='random')
+    from mmseg.apis import MMSegInferencer
 
-            inferencer = MMSegInferencer(cfg, device=device)
-        meta = load_weights(inferencer.model, cfg, checkpoint)
-    meta = _dataset_meta(cfg, meta, checkpoint)
+    return MMSegInferencer(cfg, device=device)
+
+
+def set_classes(
+    inferencer: Union[BaseInferencer, FileClassifier], meta: dict
+) -> None:
+    """Name the classes in pictures and predictions.
+
+    Args:
+        inferencer (BaseInferencer): The inferencer; changed in place.
+        meta (dict): ``classes`` and ``palette``.
+    """
     inferencer.model.dataset_meta = meta
     inferencer.visualizer.dataset_meta = meta
-    return inferencer
 
 
 @contextlib.contextmanager
@@ -193,8 +221,20 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _dataset_meta(cfg: Config, meta: dict, checkpoint: str) -> dict:
-    """Return classes and palette of the checkpoint or the data set."""
+def dataset_meta(cfg: Config, meta: dict, checkpoint: str) -> dict:
+    """Return classes and palette of the checkpoint or the data set.
+
+    Args:
+        cfg (Config): Config of a run.
+        meta (dict): The ``meta`` of the checkpoint.
+        checkpoint (str): Its path, for messages.
+
+    Returns:
+        dict: ``classes`` and ``palette``, a colour for each.
+
+    Raises:
+        ConfigError: If neither names the classes.
+    """
     found = {
         key.lower(): value
         for key, value in (meta.get('dataset_meta') or {}).items()

@@ -83,3 +83,32 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         default=int(os.environ.get('LOCAL_RANK', 0)),
         help=argparse.SUPPRESS,
     )
+
+
+RUNTIMES = ('onnxruntime', 'openvino')
+"""tuple[str]: What runs an exported file."""
+
+
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """Add ``--runtime``, of tools that take exported files.
+
+    Args:
+        parser (argparse.ArgumentParser): The tool's parser.
+    """
+    parser.add_argument(
+        '--runtime',
+        choices=RUNTIMES,
+        help=f'what runs an exported file (default: {RUNTIMES[0]})',
+    )
+
+
+def is_exported(path: str) -> bool:
+    """Tell whether a file is an exported model, by its suffix.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        bool: Whether ``tools/deployment/export.py`` writes such files.
+    """
+    return path.lower().endswith(('.onnx', '.pt2'))

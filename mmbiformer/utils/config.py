@@ -287,6 +287,26 @@ def load_config(
         ConfigError: As :func:`read_config`.
     """
     cfg = read_config(path, cfg_options)
+    set_up_run(cfg, path, work_dir, launcher, local_rank)
+    return cfg
+
+
+def set_up_run(
+    cfg: Config,
+    path: str,
+    work_dir: Optional[str] = None,
+    launcher: str = 'none',
+    local_rank: int = 0,
+) -> None:
+    """Say where a run writes, and how its processes start.
+
+    Args:
+        cfg (Config): Config of the run; changed in place.
+        path (str): File that the run is of.
+        work_dir (str, optional): As of :func:`load_config`. Default: None.
+        launcher (str): As of :func:`load_config`. Default: ``'none'``.
+        local_rank (int): As of :func:`load_config`. Default: 0.
+    """
     cfg.launcher = launcher
     os.environ['LOCAL_RANK'] = str(local_rank)
     if work_dir is not None:
@@ -294,7 +314,6 @@ def load_config(
     elif cfg.get('work_dir') is None:
         name = osp.splitext(osp.basename(path))[0]
         cfg.work_dir = osp.join('./work_dirs', name)
-    return cfg
 
 
 def task_of(cfg: Config) -> str:

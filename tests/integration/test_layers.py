@@ -14,6 +14,7 @@ LAYERS = (
     'datacheck',
     'reliable',
     'inference',
+    'deployment',
 )
 
 

@@ -95,6 +95,28 @@ def shrink(node):
         shrink(value)
 
 
+def merge_small(cfg, swap, side=SIDE):
+    """Return the config of a small model, as a user's file is read."""
+    text = render_config(cfg, cfg.filename, swap.settings)
+    merged = Config.fromstring(text, '.py')
+    shrink(merged.model)
+    # Weights of a whole model, from the internet.
+    merged.model.pop('init_cfg', None)
+    images = merged.model.data_preprocessor
+    # Paddings and resizings to the recipe's size.
+    images.batch_augments = None
+    if 'size' in images:
+        images.size = (side, side)
+    return merged
+
+
+def build_merged(cfg, merged):
+    """Build the model of a config of :func:`merge_small`."""
+    torch.manual_seed(0)
+    init_default_scope(cfg.default_scope)
+    return revert_sync_batchnorm(MODELS.build(merged.model))
+
+
 def train_once(cfg, swap, side=SIDE):
     """Build the model with BiFormer, and compute its gradients.
 
@@ -106,20 +128,8 @@ def train_once(cfg, swap, side=SIDE):
     Returns:
         tuple: The model and the batch.
     """
-    torch.manual_seed(0)
-    # As a user's file is read.
-    text = render_config(cfg, cfg.filename, swap.settings)
-    merged = Config.fromstring(text, '.py')
-    shrink(merged.model)
-    # Weights of a whole model, from the internet.
-    merged.model.pop('init_cfg', None)
-    images = merged.model.data_preprocessor
-    # Paddings and resizings to the recipe's size.
-    images.batch_augments = None
-    if 'size' in images:
-        images.size = (side, side)
-    init_default_scope(cfg.default_scope)
-    model = revert_sync_batchnorm(MODELS.build(merged.model))
+    merged = merge_small(cfg, swap, side)
+    model = build_merged(cfg, merged)
     check_features(model)
     model.init_weights()
     batch = random_batch(cfg, (side, side))

@@ -1,12 +1,13 @@
 """The page, in a real browser without a window."""
 
+import contextlib
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
 import torch
+from browser import chromium
 from matplotlib.colors import to_rgb
 
 from mmbiformer.visualization import (
@@ -57,40 +58,17 @@ def page(tmp_path_factory):
 @pytest.fixture(scope='module')
 def open_browser(tmp_path_factory):
     """Start Chromium with a window of a size; all are ended at the end."""
-    webdriver = pytest.importorskip('selenium.webdriver')
-    from selenium.webdriver.chrome.service import Service
+    with contextlib.ExitStack() as browsers:
 
-    binary = shutil.which('chromium') or shutil.which('google-chrome')
-    driver = shutil.which('chromedriver')
-    if not binary or not driver:
-        pytest.skip('needs Chromium and chromedriver (apt: chromium-driver)')
-    browsers = []
-
-    def open_browser(path, width, height, touch=False):
-        options = webdriver.ChromeOptions()
-        options.binary_location = binary
-        profile = tmp_path_factory.mktemp('profile')
-        for argument in (
-            'headless', 'no-sandbox', 'disable-gpu', 'disable-quic',
-            'no-first-run', 'disable-background-networking',
-            'disable-component-update', 'disable-sync',
-            f'user-data-dir={profile}', f'window-size={width},{height}',
-        ):  # fmt: skip
-            options.add_argument(f'--{argument}')
-        options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
-        if touch:
-            metrics = dict(width=width, height=height, touch=True)
-            options.add_experimental_option(
-                'mobileEmulation', {'deviceMetrics': metrics}
+        def open_browser(path, width, height, touch=False):
+            profile = tmp_path_factory.mktemp('profile')
+            browser = browsers.enter_context(
+                chromium(profile, width, height, touch)
             )
-        browser = webdriver.Chrome(options=options, service=Service(driver))
-        browsers.append(browser)
-        browser.get(path.as_uri())
-        return browser
+            browser.get(path.as_uri())
+            return browser
 
-    yield open_browser
-    for browser in browsers:
-        browser.quit()
+        yield open_browser
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,22 @@
+"""Exported files in the tools that predict and test."""
+
+from mmengine.config import Config
+from mmengine.infer import BaseInferencer
+
+from mmbiformer.inference.inferencer import inferencer_of, quiet, set_classes
+
+
+def build_exported_inferencer(cfg: Config) -> BaseInferencer:
+    """Build an inferencer that predicts by an exported file.
+
+    Args:
+        cfg (Config): See :func:`mmbiformer.deployment.models.config_of`.
+
+    Returns:
+        BaseInferencer: As
+        :func:`mmbiformer.inference.inferencer.build_inferencer` returns it.
+    """
+    with quiet():
+        inferencer = inferencer_of(cfg, 'cpu')
+    set_classes(inferencer, inferencer.model.dataset_meta)
+    return inferencer

@@ -1,0 +1,357 @@
+"""A file against mmdet's and mmseg's own predictions, number by number."""
+
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmbiformer.utils.errors import UserError
+
+from .tracing import Sizes
+
+TOLERANCES: Dict[str, float] = dict(
+    logits=1e-5,
+    maps=1e-5,
+    boxes=1e-3,
+    scores=1e-5,
+    masks=1e-4,
+    affinities=1e-5,
+)
+"""dict[str, float]: Largest difference from PyTorch that is accepted: boxes
+in pixels, scores and masks as they are, logits, maps and affinities in units
+of their largest value where that is above 1."""
+
+Runner = Callable[[np.ndarray], Dict[str, np.ndarray]]
+"""What runs a file: images to outputs by name."""
+
+
+class VerificationError(UserError, ArithmeticError):
+    """A file does not compute what the model computes."""
+
+
+class Row(NamedTuple):
+    """A line of the table.
+
+    Attributes:
+        images (str): What was compared.
+        shape (tuple): Shape of the input.
+        differences (dict): Largest difference of each output.
+        found (str): Detections of PyTorch and, if others, of the file.
+        problem (str): What is wrong, or ``''``.
+    """
+
+    images: str
+    shape: Tuple[int, ...]
+    differences: Dict[str, float]
+    found: str
+    problem: str
+
+
+def sizes_to_try(sizes: Sizes) -> List[Tuple[int, int, int]]:
+    """Return batch, height and width of the images to compare.
+
+    Args:
+        sizes (Sizes): What the file takes.
+
+    Returns:
+        list[tuple[int, int, int]]: Three sizes where they are free: a square,
+        a wide one, and a tall one whose sides are odd and divided by hardly
+        any ``n_win``; with one image and with two.
+    """
+    shapes = [(160, 160), (131, 203), (257, 149)]
+    tried = []
+    for index, (height, width) in enumerate(shapes):
+        one = (
+            sizes.batch or 1 + index % 2,
+            sizes.height or height,
+            sizes.width or width,
+        )
+        if one not in tried:
+            tried.append(one)
+    if sizes.batch is None and len(tried) == 1:
+        tried.append((2, *tried[0][1:]))
+    return tried
+
+
+def scene(batch: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Draw images of noise with shapes in them.
+
+    Args:
+        batch (int): Images.
+        height (int): Their height.
+        width (int): Their width.
+        seed (int): Of the random numbers. Default: 0.
+
+    Returns:
+        np.ndarray: Images of shape (N, 3, H, W), uint8.
+    """
+    rng = np.random.default_rng(seed)
+    images = []
+    for _ in range(batch):
+        small = rng.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3))
+        image = cv2.resize(
+            small.astype(np.uint8), (width, height),
+            interpolation=cv2.INTER_CUBIC,
+        )  # fmt: skip
+        for _ in range(6):
+            center = int(rng.integers(width)), int(rng.integers(height))
+            side = int(rng.integers(8, max(9, min(height, width) // 3)))
+            color = tuple(map(int, rng.integers(0, 256, 3)))
+            cv2.circle(image, center, side // 2, color, -1)
+            cv2.putText(
+                image, str(rng.integers(10)), center,
+                cv2.FONT_HERSHEY_SIMPLEX, side / 24, color[::-1], 3,
+            )  # fmt: skip
+        images.append(image.transpose(2, 0, 1))
+    return np.stack(images)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: np.ndarray, kind: str) -> List[dict]:
+    """Predict by mmdet or mmseg.
+
+    Args:
+        model (nn.Module): The model, on the CPU.
+        images (np.ndarray): Images of shape (N, 3, H, W), uint8.
+        kind (str): Task, as in the metadata of the file.
+
+    Returns:
+        list[dict]: For each image the outputs by name.
+    """
+    inputs = [torch.from_numpy(image.copy()) for image in images]
+    height, width = images.shape[2:]
+    meta = dict(
+        img_shape=(height, width),
+        ori_shape=(height, width),
+        pad_shape=(height, width),
+        scale_factor=(1.0, 1.0),
+    )
+    if kind == 'backbone':
+        data = model.data_preprocessor(dict(inputs=inputs), False)
+        maps = model.backbone(data['inputs'])
+        return [
+            {f'map{i}': one[n].numpy() for i, one in enumerate(maps)}
+            for n in range(len(images))
+        ]
+    samples = _samples(kind, meta, len(images))
+    logits: List[Tensor] = []
+    hook = None
+    if kind == 'instance segmentation':
+        hook = model.roi_head.mask_head.register_forward_hook(
+            lambda module, _, out: logits.append(out)
+        )
+    try:
+        results = model.test_step(dict(inputs=inputs, data_samples=samples))
+    finally:
+        if hook is not None:
+            hook.remove()
+    if kind == 'semantic segmentation':
+        # mmseg turns the logits of one class into its probability.
+        found = [one.seg_logits.data for one in results]
+        if model.out_channels == 1:
+            found = [one.logit() for one in found]
+        return [dict(logits=one.numpy()) for one in found]
+    found = []
+    # The masks of all images went through the head together.
+    masks = torch.cat(logits) if logits else None
+    start = 0
+    for one in results:
+        instances = one.pred_instances
+        outputs = dict(
+            boxes=instances.bboxes,
+            scores=instances.scores,
+            labels=instances.labels,
+        )
+        if kind == 'instance segmentation':
+            number = len(instances)
+            if number:
+                some = masks[start : start + number]
+                if some.shape[1] > 1:
+                    some = some[range(number), instances.labels][:, None]
+                outputs['masks'] = some[:, 0].sigmoid()
+            else:
+                outputs['masks'] = instances.bboxes.new_zeros(0, 28, 28)
+            start += number
+        found.append({key: one.numpy() for key, one in outputs.items()})
+    return found
+
+
+def _samples(kind: str, meta: dict, number: int) -> list:
+    """Return data samples of images without annotations."""
+    if kind == 'semantic segmentation':
+        from mmseg.structures import SegDataSample as DataSample
+    else:
+        from mmdet.structures import DetDataSample as DataSample
+    return [DataSample(metainfo=meta) for _ in range(number)]
+
+
+def split_outputs(outputs: Dict[str, np.ndarray]) -> List[dict]:
+    """Return the outputs of each image, without unused places.
+
+    Args:
+        outputs (dict[str, np.ndarray]): Outputs of a file.
+
+    Returns:
+        list[dict]: Outputs of each image by name.
+    """
+    number = len(next(iter(outputs.values())))
+    images = [
+        {key: value[i] for key, value in outputs.items()}
+        for i in range(number)
+    ]
+    if 'labels' not in outputs:
+        return images
+    return [
+        {key: value[one['labels'] >= 0] for key, value in one.items()}
+        for one in images
+    ]
+
+
+def compare(expected: dict, got: dict) -> Tuple[Dict[str, float], str]:
+    """Compare the outputs of an image.
+
+    Detections are compared one to one: those of scores that differ by less
+    than is accepted may have changed places.
+
+    Args:
+        expected (dict): Outputs of PyTorch.
+        got (dict): Outputs of the file.
+
+    Returns:
+        tuple[dict, str]: Largest difference of each output, and what is wrong
+        or ``''``.
+    """
+    if 'labels' in expected:
+        number = len(expected['labels'])
+        if number != len(got['labels']):
+            return {}, f'{len(got["labels"])} detections, not {number}'
+        order = _match(expected, got)
+        if order is None:
+            return {}, 'other labels, or boxes far from those expected'
+        got = {key: value[order] for key, value in got.items()}
+    differences, problems = {}, []
+    for name, value in expected.items():
+        if name == 'labels':
+            continue
+        if value.shape != got[name].shape:
+            return {}, f'{name} of {got[name].shape}, not {value.shape}'
+        difference = np.abs(value.astype(np.float64) - got[name])
+        largest = float(difference.max(initial=0.0))
+        kind = 'maps' if name.startswith('map') else name
+        kind = 'masks' if name == 'masks' else kind
+        if kind in ('logits', 'maps'):
+            largest /= max(1.0, float(np.abs(value).max(initial=0.0)))
+        differences[kind] = max(differences.get(kind, 0.0), largest)
+        if not largest <= TOLERANCES[kind]:
+            problems.append(f'{name} differ by {largest:.1e}')
+    return differences, ', '.join(problems)
+
+
+def _match(expected: dict, got: dict) -> Any:
+    """Return the detection of the file for each of PyTorch, None if lacking.
+
+    Each is given the nearest of those of its label and score that are left.
+    """
+    left = list(range(len(got['labels'])))
+    order = []
+    for label, score, box in zip(
+        expected['labels'], expected['scores'], expected['boxes'], strict=True
+    ):
+        fits = [
+            i
+            for i in left
+            if got['labels'][i] == label
+            and abs(got['scores'][i] - score) <= 10 * TOLERANCES['scores']
+        ]
+        if not fits:
+            return None
+        best = min(fits, key=lambda i: np.abs(got['boxes'][i] - box).max())
+        order.append(best)
+        left.remove(best)
+    return order
+
+
+def verify(
+    run: Runner,
+    model: nn.Module,
+    kind: str,
+    batches: Sequence[Tuple[str, np.ndarray]],
+) -> List[Row]:
+    """Compare a file with PyTorch on batches of images.
+
+    Args:
+        run (Callable): Runs the file.
+        model (nn.Module): The model.
+        kind (str): Task, as in the metadata.
+        batches (Sequence[tuple[str, np.ndarray]]): Names and images, uint8.
+
+    Returns:
+        list[Row]: A line for each batch.
+    """
+    rows = []
+    for name, images in batches:
+        expected = predict(model, images, kind)
+        got = split_outputs(run(images.astype(np.float32)))
+        differences: Dict[str, float] = {}
+        problems, numbers = [], []
+        if len(got) != len(expected):
+            problems.append(f'{len(got)} images, not {len(expected)}')
+        for one, other in zip(expected, got, strict=False):
+            some, problem = compare(one, other)
+            for key, value in some.items():
+                differences[key] = max(differences.get(key, 0.0), value)
+            if problem:
+                problems.append(problem)
+            if 'labels' in one:
+                numbers.append(str(len(one['labels'])))
+        rows.append(
+            Row(
+                name, images.shape, differences, '+'.join(numbers),
+                '; '.join(problems),
+            )
+        )  # fmt: skip
+    return rows
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    """Return the rows as text, with the accepted differences."""
+    kinds = [
+        kind
+        for kind in TOLERANCES
+        if any(kind in row.differences for row in rows)
+    ]
+    header = ['images', 'input', *kinds, 'found', '']
+    lines = [header]
+    lines.extend(
+        [
+            row.images,
+            'x'.join(map(str, row.shape)),
+            *(
+                f'{row.differences[kind]:.1e}'
+                if kind in row.differences
+                else '-'
+                for kind in kinds
+            ),
+            row.found or '-',
+            f'FAILED: {row.problem}' if row.problem else 'equal',
+        ]
+        for row in rows
+    )
+    lines.append(
+        [
+            'accepted',
+            '',
+            *(f'{TOLERANCES[kind]:.0e}' for kind in kinds),
+            '',
+            '',
+        ]
+    )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return '\n'.join(
+        '  '.join(
+            text.ljust(width) for text, width in zip(line, widths, strict=True)
+        ).rstrip()
+        for line in lines
+    )

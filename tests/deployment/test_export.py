@@ -1,0 +1,231 @@
+"""What tools/deployment/export.py writes, and what it refuses."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from exported import BODIES, save_model, write_config
+
+from mmbiformer.deployment import rewrites, tracing, verify
+from mmbiformer.deployment.export import Options, export
+from mmbiformer.deployment.tracing import Sizes
+from mmbiformer.deployment.verify import VerificationError
+from mmbiformer.utils.config import read_config
+from mmbiformer.utils.errors import CheckpointError, ConfigError
+
+onnxruntime = pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxscript')
+DIGITS = tuple('0123456789')
+
+
+@pytest.fixture(scope='module')
+def make(tmp_path_factory):
+    """Return config and checkpoint of a small model, and a new path."""
+
+    def make(recipe, **settings):
+        folder = tmp_path_factory.mktemp(recipe)
+        config = write_config(recipe, folder / 'config.py', **settings)
+        segments = recipe in ('sfpn', 'upernet')
+        classes = ('background', *DIGITS) if segments else DIGITS
+        weights = save_model(config, folder / 'weights.pth', classes)
+        return read_config(str(config)), str(weights), folder / 'model.onnx'
+
+    return make
+
+
+def check(rows, number):
+    """Check that all is equal, at sizes and batches of which some differ."""
+    assert not any(row.problem for row in rows)
+    shapes = {row.shape for row in rows}
+    assert len(shapes) == number
+    assert rows[-1].images == 'grey'
+
+
+@pytest.mark.parametrize('recipe', list(BODIES))
+def test_recipes_at_any_size(make, recipe):
+    cfg, weights, path = make(recipe)
+    report = export(cfg, weights, path, Options())
+    check(report.rows, 3)
+    assert {row.shape[0] for row in report.rows} == {1, 2}
+    # Not one of the sizes that it was traced or verified with.
+    session = onnxruntime.InferenceSession(str(path))
+    images = 255 * np.random.rand(3, 3, 47, 221).astype(np.float32)
+    for output in session.run(None, {'images': images}):
+        assert len(output) == 3
+    standard = {node.domain for node in load(path).graph.node}
+    assert standard == {''}
+
+
+def load(path):
+    """Load an ONNX file."""
+    import onnx
+
+    return onnx.load(str(path))
+
+
+def test_no_detections_are_empty_outputs(make):
+    cfg, weights, path = make('maskrcnn', score_thr=1)
+    report = export(cfg, weights, path, Options())
+    assert {row.found for row in report.rows} <= {'0', '0+0'}
+    session = onnxruntime.InferenceSession(str(path))
+    images = np.zeros((2, 3, 64, 96), np.float32)
+    boxes, scores, labels, masks = session.run(None, {'images': images})
+    assert labels.tolist() == [[-1], [-1]]
+    assert boxes.shape == (2, 1, 4) and masks.shape == (2, 1, 28, 28)
+    assert not scores.any()
+
+
+def test_fixed_size_and_metadata(make):
+    cfg, weights, path = make('sfpn')
+    sizes = Sizes(batch=1, height=120, width=160)
+    check(export(cfg, weights, path, Options(sizes)).rows, 1)
+    model = load(path)
+    shape = model.graph.input[0].type.tensor_type.shape.dim
+    assert [one.dim_value for one in shape] == [1, 3, 120, 160]
+    (text,) = (x.value for x in model.metadata_props if x.key == 'mmbiformer')
+    metadata = json.loads(text)
+    assert metadata['task'] == 'semantic segmentation'
+    assert metadata['classes'] == ['background', *DIGITS]
+    assert len(metadata['palette']) == 11
+    assert metadata['n_win'] == 3
+    assert metadata['input']['height'] == 120
+    assert metadata['test_pipeline'][0]['type'] == 'LoadImageFromFile'
+    assert len(metadata['checkpoint_sha256']) == 64
+    assert set(metadata['versions']) == {'mmbiformer', 'torch'}
+
+
+def test_backbone(make):
+    cfg, weights, path = make('retinanet')
+    check(export(cfg, weights, path, Options(backbone=True)).rows, 3)
+    outputs = [one.name for one in load(path).graph.output]
+    assert outputs == ['map0', 'map1', 'map2']
+
+
+def test_our_operator_is_one_node(make):
+    cfg, weights, path = make('sfpn')
+    program_of = lambda attention: tracing.trace(  # noqa: E731
+        verify_graph(cfg), Sizes(1, 96, 96), attention
+    )
+    tracing.write_onnx(program_of('ort'), ('logits',), {}, path)
+    nodes = [x for x in load(path).graph.node if x.domain == 'mmbiformer']
+    assert [node.op_type for node in nodes] == ['RoutedAttention'] * 3
+    attributes = {x.name for x in nodes[0].attribute}
+    assert attributes >= {'num_heads', 'scale'}
+    assert len(nodes[0].input) == 4
+
+
+def verify_graph(cfg):
+    """Return the function of a model."""
+    from exported import random_model
+
+    from mmbiformer.deployment.families import graph_of
+
+    return graph_of(random_model(cfg), cfg)
+
+
+def test_pt2(make):
+    cfg, weights, path = make('retinanet')
+    path = path.with_suffix('.pt2')
+    check(export(cfg, weights, path, Options()).rows, 3)
+    extra = {'mmbiformer.json': ''}
+    torch.export.load(path, extra_files=extra)
+    assert json.loads(extra['mmbiformer.json'])['task'] == 'object detection'
+
+
+@pytest.mark.parametrize(
+    'name', ['_upsample', '_pool_adaptively', '_pad', '_means']
+)
+def test_a_wrong_file_is_refused(make, monkeypatch, name):
+    """Each wrong in one way that gives a file without any error."""
+    recipe = 'sfpn' if name in ('_upsample', '_pad') else 'upernet'
+    cfg, weights, path = make(recipe)
+    right = getattr(rewrites, name)
+    wrong = {
+        # As mmseg writes it: a constant of the example's size.
+        '_upsample': lambda self, x: torch.nn.functional.interpolate(
+            x, size=[int(side) * 2 for side in x.shape[-2:]], mode='bilinear'
+        ),
+        '_pad': lambda x, n_win: right(x, n_win).roll(1, 1),
+        '_pool_adaptively': lambda self, x: right(self, x) * 1.001,
+        '_means': lambda out, side, like: right(out, side, like).flip(0),
+    }[name]
+    monkeypatch.setattr(rewrites, name, wrong)
+    with pytest.raises((VerificationError, ConfigError)) as error:
+        export(cfg, weights, path, Options())
+    if isinstance(error.value, VerificationError):
+        assert 'FAILED' in str(error.value)
+    assert not list(path.parent.glob('*model*'))
+
+
+def test_eager_models_stay_as_they_are(make):
+    from mmbiformer.models.biformer import BiFormer
+
+    before = BiFormer._check_images
+    with pytest.raises(ZeroDivisionError), rewrites.exportable():
+        assert BiFormer._check_images is not before
+        raise ZeroDivisionError
+    assert BiFormer._check_images is before
+    code = (
+        'import sys, mmbiformer; print("mmbiformer.deployment" in sys.modules)'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == 'False', done.stderr
+
+
+def test_weights_that_are_missing(make, tmp_path):
+    cfg, weights, path = make('retinanet')
+    state = torch.load(weights, weights_only=True)
+    del state['state_dict']['bbox_head.retina_cls.weight']
+    torch.save(state, tmp_path / 'some.pth')
+    with pytest.raises(CheckpointError, match='retina_cls.weight'):
+        export(cfg, str(tmp_path / 'some.pth'), path, Options())
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'message'),
+    [
+        (Sizes(1, 300, 200), 'resizes these to 160x107'),
+        (Sizes(1, 20, 160), '--shape must be at least'),
+    ],
+)
+def test_sizes_that_the_pipeline_cannot_make(make, sizes, message):
+    cfg, weights, path = make('retinanet')
+    with pytest.raises(ConfigError, match=message):
+        export(cfg, weights, path, Options(sizes))
+
+
+def test_head_that_cannot_be_exported(make):
+    cfg, weights, path = make('retinanet')
+    cfg.model.test_cfg.nms = dict(type='soft_nms', iou_threshold=0.5)
+    with pytest.raises(ConfigError, match='soft_nms'):
+        export(cfg, weights, path, Options())
+
+
+def test_missing_packages_are_named(make, monkeypatch):
+    cfg, weights, path = make('retinanet')
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)
+    with pytest.raises(ConfigError, match=r'mmbiformer\[deploy\]'):
+        export(cfg, weights, path, Options())
+
+
+def test_detections_are_compared_one_to_one():
+    boxes = np.array([[0, 0, 9, 9], [5, 5, 20, 20], [1, 1, 4, 4]], np.float32)
+    one = dict(
+        boxes=boxes,
+        scores=np.array([0.9, 0.5, 0.5], np.float32),
+        labels=np.array([1, 2, 2]),
+    )
+    swapped = {key: value[[0, 2, 1]] for key, value in one.items()}
+    assert verify.compare(one, swapped)[1] == ''
+    fewer = {key: value[:2] for key, value in one.items()}
+    assert 'detections' in verify.compare(one, fewer)[1]
+    other = dict(one, labels=np.array([1, 2, 3]))
+    assert 'labels' in verify.compare(one, other)[1]
+    moved = dict(one, boxes=boxes + 0.002)
+    assert 'boxes differ' in verify.compare(one, moved)[1]

@@ -1,0 +1,171 @@
+"""Exported files in the tools that take a config and a checkpoint."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from exported import save_model, write_config
+from PIL import Image
+
+from mmbiformer.deployment.export import Options, export
+from mmbiformer.deployment.models import config_of
+from mmbiformer.deployment.runtime import Session
+from mmbiformer.deployment.triton_server import render
+from mmbiformer.utils.config import read_config
+from mmbiformer.utils.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingFileError,
+)
+
+pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxscript')
+onnx = pytest.importorskip('onnx')
+DIGITS = tuple('0123456789')
+
+
+@pytest.fixture(scope='module')
+def models(tmp_path_factory):
+    """Config, checkpoint and exported file of a detector and a segmentor."""
+    made = {}
+    for recipe in ('maskrcnn', 'sfpn'):
+        folder = tmp_path_factory.mktemp(recipe)
+        config = write_config(recipe, folder / 'config.py')
+        classes = ('background', *DIGITS) if recipe == 'sfpn' else DIGITS
+        weights = save_model(config, folder / 'weights.pth', classes)
+        file = folder / 'model.onnx'
+        export(read_config(str(config)), str(weights), file, Options())
+        made[recipe] = config, weights, file
+    return made
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory):
+    """Images of two sizes."""
+    folder = tmp_path_factory.mktemp('images')
+    rng = np.random.default_rng(0)
+    for name, shape in dict(a=(90, 160), b=(90, 160), c=(200, 130)).items():
+        pixels = rng.integers(0, 256, (*shape, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f'{name}.png')
+    return folder
+
+
+@pytest.mark.parametrize('recipe', ['maskrcnn', 'sfpn'])
+def test_infer_gives_what_the_checkpoint_gives(
+    models, images, run_tool, tmp_path, recipe
+):
+    config, weights, file = models[recipe]
+    results = {}
+    for name, arguments in dict(torch=[config, weights], onnx=[file]).items():
+        out = tmp_path / name
+        run_tool('infer.py', images, *arguments, '--out-dir', out)
+        results[name] = sorted(
+            path.relative_to(out) for path in out.rglob('*.*')
+        )
+    assert results['torch'] == results['onnx']
+    assert len(results['onnx']) == 7
+    for path in results['onnx']:
+        one, other = (tmp_path / name / path for name in results)
+        if path.parent.name == 'preds':
+            one, other = (json.loads(x.read_text()) for x in (one, other))
+            assert one['labels'] == other['labels'] and one['labels']
+            np.testing.assert_allclose(
+                one['bboxes'], other['bboxes'], atol=1e-2
+            )
+            np.testing.assert_allclose(
+                one['scores'], other['scores'], atol=1e-5
+            )
+        elif path.suffix == '.png':
+            one, other = (np.asarray(Image.open(x)) for x in (one, other))
+            assert (one == other).mean() > 0.999
+
+
+@pytest.mark.parametrize('recipe', ['maskrcnn', 'sfpn'])
+def test_test_gives_the_metrics_of_the_checkpoint(
+    models, digits, run_tool, tmp_path, recipe
+):
+    config, weights, file = models[recipe]
+    folder = tmp_path / 'data'
+    folder.mkdir()
+    (folder / 'digits').symlink_to(digits)
+    found = []
+    for name, arguments in dict(torch=[config, weights], onnx=[file]).items():
+        work_dir = tmp_path / name
+        run_tool('test.py', *arguments, '--work-dir', work_dir, cwd=tmp_path)
+        (metrics,) = work_dir.glob('[0-9]*_*/[0-9]*_*.json')
+        found.append(json.loads(metrics.read_text()))
+    one, other = found
+    shared = [key for key in one if 'time' not in key]
+    assert shared
+    for key in shared:
+        assert other[key] == pytest.approx(one[key], abs=1e-3), key
+
+
+def test_openvino(models):
+    pytest.importorskip('openvino')
+    file = str(models['sfpn'][2])
+    images = 255 * np.random.rand(2, 3, 70, 110)
+    one = Session(file)(images)['logits']
+    other = Session(file, 'openvino')(images)['logits']
+    np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+@pytest.mark.parametrize('runtime', ['onnxruntime', 'openvino'])
+def test_runtime_that_is_missing(models, monkeypatch, runtime):
+    monkeypatch.setitem(sys.modules, runtime, None)
+    with pytest.raises(ConfigError, match=f'{runtime} is needed'):
+        Session(str(models['sfpn'][2]), runtime)
+
+
+def test_files_that_are_not_ours(tmp_path, models):
+    with pytest.raises(MissingFileError, match='model='):
+        Session(str(tmp_path / 'none.onnx'))
+    broken = tmp_path / 'broken.onnx'
+    broken.write_bytes(b'\x08\x07 not a model')
+    with pytest.raises(CheckpointError, match='cannot be opened'):
+        Session(str(broken))
+    program = tmp_path / 'model.pt2'
+    program.write_bytes(b'')
+    with pytest.raises(ConfigError, match='torch.export.load'):
+        Session(str(program))
+    node = onnx.helper.make_node('Relu', ['images'], ['y'])
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [node], 'g', [value('images', 1, [1])], [value('y', 1, [1])]
+    )
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid('', 20)], ir_version=9
+    )
+    onnx.save(model, tmp_path / 'foreign.onnx')
+    with pytest.raises(CheckpointError, match='no metadata of mmbiformer'):
+        config_of(str(tmp_path / 'foreign.onnx'))
+
+
+def test_infer_names_a_foreign_file(run_tool, images, tmp_path):
+    foreign = tmp_path / 'foreign.onnx'
+    foreign.write_bytes(b'')
+    done = run_tool(
+        'infer.py', images, foreign, '--out-dir', tmp_path / 'out',
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert 'infer.py: error: model=' in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert not (tmp_path / 'out').exists()
+
+
+def test_sizes_that_a_file_does_not_take(models, tmp_path):
+    session = Session(str(models['sfpn'][2]))
+    session.metadata['input'].update(height=160, width=160)
+    with pytest.raises(ConfigError, match='was exported for'):
+        session(np.zeros((1, 3, 160, 161)))
+
+
+def test_triton_settings(models):
+    text = render('digits', Session(str(models['maskrcnn'][2])).metadata)
+    assert 'backend: "onnxruntime"' in text
+    assert 'dims: [ -1, 3, -1, -1 ]' in text
+    assert 'dims: [ -1, -1, 28, 28 ]' in text
+    assert text.count('TYPE_INT64') == 1
+    assert text.count('{') == text.count('}') == 5
