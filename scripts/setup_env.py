@@ -265,7 +265,7 @@ def fingerprint(classification: bool) -> str:
         *(SCRIPTS / f'{name}.py' for name in MODULES),
         ROOT / 'pyproject.toml',
         ROOT / 'setup.py',
-        *sorted((ROOT / 'csrc').iterdir()),
+        *sorted(filter(Path.is_file, (ROOT / 'csrc').rglob('*'))),
         *sorted(REQUIREMENT_FILES.glob('*.txt')),
     ]:
         digest.update(path.read_bytes())
