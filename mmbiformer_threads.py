@@ -20,8 +20,8 @@ from typing import Iterator, Optional
 
 GOMP_SPINCOUNT = 1300
 """int: How often a thread of GNU's OpenMP looks before it sleeps."""
-KMP_BLOCKTIME = 1
-"""int: Milliseconds for which a thread of LLVM's or Intel's OpenMP looks."""
+KMP_BLOCKTIME = 0
+"""int: Milliseconds for which one of LLVM's or Intel's looks."""
 CGROUPS = Path('/sys/fs/cgroup')
 OWN_CGROUPS = Path('/proc/self/cgroup')
 

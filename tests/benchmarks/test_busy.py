@@ -1,4 +1,3 @@
-import os
 from statistics import median
 
 import busy
@@ -13,7 +12,7 @@ def test_busy_processes_slow_training_down_by_little(monkeypatch):
     """With the spin of the tools; with OpenMP's own, tens of times."""
     spin = str(threads.GOMP_SPINCOUNT)
     loops = threads.usable_cores() + 1
-    monkeypatch.setattr(os, 'environ', dict(os.environ))
+    monkeypatch.setenv('GOMP_SPINCOUNT', spin)
     with busy.started('train', 'GOMP_SPINCOUNT', [spin], loops - 1) as started:
         (alone,) = busy.measure(started, 10).values()
         with busy.busy_loops(loops):
