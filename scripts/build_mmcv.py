@@ -35,6 +35,9 @@ from torch.utils import cpp_extension
 
 # Without debug information and without warnings from torch's headers.
 CFLAGS = '-g0 -O2 -w'
+# Torch's headers are C++20 from 2.14 on.
+VERSION = tuple(map(int, re.findall(r'\d+', torch.__version__)[:2]))
+STANDARD = 'c++20' if VERSION >= (2, 14) else 'c++17'
 # Without mmcv itself, which imports OpenCV.
 LOAD_OPS = """
 import importlib.machinery, importlib.util, pathlib, torch
@@ -86,7 +89,7 @@ def header_flags() -> list:
 
     The compiler uses a precompiled header only with the same flags.
     """
-    flags = shlex.split(CFLAGS) + ['-fPIC', '-std=c++17']
+    flags = shlex.split(CFLAGS) + ['-fPIC', f'-std={STANDARD}']
     flags += ['-DTORCH_API_INCLUDE_EXTENSION_H', '-DTORCH_EXTENSION_NAME=_ext']
     # Older torch passes the ABI of the standard library as a macro.
     if hasattr(cpp_extension.BuildExtension, '_add_gnu_cpp_abi_flag'):
@@ -211,7 +214,7 @@ def cached_wheel(requirement: str) -> Path:
         for wheel in folder.glob('*.whl'):
             say(f'using the wheel built earlier: {wheel}')
             return wheel
-        source = unpack_source(requirement, folder)
+        source = unpack_source(requirement, folder, STANDARD)
         out = folder / 'build'
         out.mkdir(exist_ok=True)
         header = precompile_header(folder)

@@ -47,18 +47,20 @@ def python_tag() -> str:
     return f'cp{sys.version_info.major}{sys.version_info.minor}'
 
 
-def mend(source: Path) -> None:
-    """Change in mmcv's source what newer Pythons no longer run.
+def mend(source: Path, standard: str) -> None:
+    """Change in mmcv's source what newer Pythons and torch no longer take.
 
     Args:
         source (Path): Its folder.
+        standard (str): The C++ of torch's headers, such as ``'c++17'``.
     """
     setup = source / 'setup.py'
-    text = setup.read_text(encoding='utf-8')
-    setup.write_text(text.replace(EXEC, EXEC_MENDED), encoding='utf-8')
+    text = setup.read_text(encoding='utf-8').replace(EXEC, EXEC_MENDED)
+    text = text.replace('-std=c++17', f'-std={standard}')
+    setup.write_text(text, encoding='utf-8')
 
 
-def unpack_source(requirement: str, folder: Path) -> Path:
+def unpack_source(requirement: str, folder: Path, standard: str) -> Path:
     """Return the folder of mmcv's source; download it if it is missing.
 
     A folder that exists has the object files of an interrupted build.
@@ -66,6 +68,7 @@ def unpack_source(requirement: str, folder: Path) -> Path:
     Args:
         requirement (str): Name and version.
         folder (Path): Where to put it.
+        standard (str): The C++ to compile it as, such as ``'c++17'``.
 
     Returns:
         Path: The folder of ``setup.py``.
@@ -83,6 +86,6 @@ def unpack_source(requirement: str, folder: Path) -> Path:
         with tarfile.open(archive) as tar:
             tar.extractall(scratch, **({'filter': 'data'} if safe else {}))
         (unpacked,) = filter(Path.is_dir, Path(scratch).iterdir())
-        mend(unpacked)
+        mend(unpacked, standard)
         unpacked.rename(source)
     return source

@@ -5,6 +5,8 @@ import mmcv_source
 import pytest
 
 SETUP = """
+ARGUMENTS = ['-std=c++17']
+
 def get_version():
     version_file = 'mmcv/version.py'
     with open(version_file, encoding='utf-8') as f:
@@ -36,8 +38,9 @@ def download(tmp_path, monkeypatch):
 def test_its_setup_finds_the_version_on_any_python(
     download, tmp_path, monkeypatch
 ):
-    source = mmcv_source.unpack_source('mmcv==2.1.0', tmp_path)
+    source = mmcv_source.unpack_source('mmcv==2.1.0', tmp_path, 'c++20')
     setup = (source / 'setup.py').read_text()
+    assert '-std=c++20' in setup
     # On Python 3.13, exec adds nothing to locals().
     assert 'locals()' not in setup
     names = {}
@@ -48,7 +51,7 @@ def test_its_setup_finds_the_version_on_any_python(
 
 def test_an_interrupted_build_keeps_its_files(download, tmp_path):
     for _ in range(2):
-        mmcv_source.unpack_source('mmcv==2.1.0', tmp_path)
+        mmcv_source.unpack_source('mmcv==2.1.0', tmp_path, 'c++20')
     assert download == ['mmcv==2.1.0']
 
 
