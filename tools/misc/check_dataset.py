@@ -1,7 +1,7 @@
 """Check all data of a config, before training.
 
-All images, annotations, label maps and labels are read. The exit status is 1 if any
-problem would stop training or testing, or lead to wrong results.
+All images, annotations, label maps and labels are read. The exit status is 1
+if any problem would stop training or testing, or lead to wrong results.
 """
 
 import argparse
