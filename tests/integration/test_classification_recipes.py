@@ -87,7 +87,7 @@ def test_classifier_trains_and_predicts(path):
     'path', [p for p in ALIASES if p.parent == FOLDER], ids=lambda p: p.stem
 )
 def test_long_names_stand_for_recipes(path):
-    arch, schedule = re.fullmatch(r'biformer-(\w+)_(\w+)', path.stem).groups()
+    arch, schedule = re.fullmatch(r'biformer-([a-z]+)_(\w+)', path.stem).groups()
     cfg = read(arch)
     assert read_config(str(path)).to_dict() == cfg.to_dict()
     assert schedule == f'8xb{cfg.train_dataloader.batch_size}_in1k'
