@@ -87,7 +87,9 @@ def test_classifier_trains_and_predicts(path):
     'path', [p for p in ALIASES if p.parent == FOLDER], ids=lambda p: p.stem
 )
 def test_long_names_stand_for_recipes(path):
-    arch, schedule = re.fullmatch(r'biformer-([a-z]+)_(\w+)', path.stem).groups()
+    arch, schedule = re.fullmatch(
+        r'biformer-([a-z]+)_(\w+)', path.stem
+    ).groups()
     cfg = read(arch)
     assert read_config(str(path)).to_dict() == cfg.to_dict()
     assert schedule == f'8xb{cfg.train_dataloader.batch_size}_in1k'
@@ -358,6 +360,10 @@ class TestReleasedFile:
         [
             (lambda w: w.pop('norm.running_var'), 'backbone.norm.running_var'),
             (lambda w: w.pop('head.bias'), 'head.fc.bias'),
+            (
+                lambda w: [w.pop(f'head.{x}') for x in ('weight', 'bias')],
+                'head.fc.weight, head.fc.bias',
+            ),
             (lambda w: w.update({'stem.x': torch.ones(1)}), 'backbone.stem.x'),
             (
                 lambda w: w.update({'head.weight': torch.ones(1000, 64)}),
