@@ -114,7 +114,7 @@ def test_recipe(arch):
     assert backbone.arch.depths == BiFormer.arch_zoo[arch]['depths']
     assert (backbone.n_win, backbone.topks) == (7, (1, 4, 16, -2))
     assert backbone.drop_path_rate == DROP_PATH[arch]
-    assert backbone.init_cfg is None
+    assert 'init_cfg' not in backbone
     # 1,024 images on 8 GPUs.
     assert cfg.train_dataloader.batch_size * 8 == 1024
     assert cfg.auto_scale_lr.base_batch_size == 1024
