@@ -5,9 +5,9 @@ classification, of images of one digit. The saved checkpoint is tested on
 images and digits that were not used for training, and box and mask AP, mIoU,
 or top-1 and top-5 accuracy are printed. To show the effect of pretraining,
 the segmentors are trained from scratch and from the backbone of the Mask
-R-CNN, which is trained first if it is missing, and Mask R-CNN from scratch
-and, for fewer epochs, from the backbone of the classifier. An interrupted run
-resumes from its last checkpoint.
+R-CNN, which is trained first if it is missing, and with the classifier, Mask
+R-CNN is trained in half of its epochs, from scratch and from the backbone of
+the classifier. An interrupted run resumes from its last checkpoint.
 """
 
 import argparse
@@ -29,7 +29,7 @@ WORK_DIRS = Path('work_dirs')
 RUNS = {
     'classification': [
         'classification/biformer_digits',
-        'detection/maskrcnn_biformer_digits',
+        'detection/maskrcnn_biformer_digits_half',
         'detection/maskrcnn_biformer_digits_pretrained',
     ],
     'maskrcnn': ['detection/maskrcnn_biformer_digits'],

@@ -3,6 +3,6 @@
 _base_ = ['biformer_small.py', '../_base_/models/biformer_base.py']
 
 model = dict(
-    backbone=dict(_base_.biformer_base, init_cfg=None, drop_path_rate=0.4),
+    backbone=dict(arch=_base_.biformer_base.arch, drop_path_rate=0.4),
     head=dict(in_channels=_base_.biformer_base.arch.dims[-1]),
 )

@@ -10,8 +10,8 @@ custom_imports = dict(imports=['mmbiformer'])
 
 model = dict(
     backbone=dict(
-        _base_.biformer_small,
-        init_cfg=None,
+        arch=_base_.biformer_small.arch,
+        topks=_base_.biformer_small.topks,
         # Of the authors' README.
         drop_path_rate=0.15,
     ),

@@ -3,6 +3,6 @@
 _base_ = ['biformer_small.py', '../_base_/models/biformer_stl.py']
 
 model = dict(
-    backbone=dict(_base_.biformer_stl, init_cfg=None, drop_path_rate=0.2),
+    backbone=dict(arch=_base_.biformer_stl.arch, drop_path_rate=0.2),
     head=dict(in_channels=_base_.biformer_stl.arch.dims[-1]),
 )

@@ -3,6 +3,6 @@
 _base_ = ['biformer_small.py', '../_base_/models/biformer_tiny.py']
 
 model = dict(
-    backbone=dict(_base_.biformer_tiny, init_cfg=None, drop_path_rate=0.1),
+    backbone=dict(arch=_base_.biformer_tiny.arch, drop_path_rate=0.1),
     head=dict(in_channels=_base_.biformer_tiny.arch.dims[-1]),
 )

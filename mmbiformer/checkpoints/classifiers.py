@@ -4,15 +4,15 @@ from typing import Any, Dict, Mapping, Optional
 
 
 def weights_of_authors(checkpoint: object) -> Optional[Mapping[str, Any]]:
-    """Find the weights of a classifier of the authors' code.
+    """Find the weights of a classifier of the authors' BiFormer.
 
     Args:
         checkpoint (object): What a file holds.
 
     Returns:
         Mapping[str, Any], optional: The weights under ``model`` (the released
-        ImageNet files), under ``state_dict``, or bare; None if there is no
-        head beside stages.
+        ImageNet files), under ``state_dict``, or bare; None if they have
+        other names, such as those of a part called ``backbone``.
     """
     weights = checkpoint
     for key in ('model', 'state_dict'):
@@ -21,8 +21,11 @@ def weights_of_authors(checkpoint: object) -> Optional[Mapping[str, Any]]:
             break
     if (
         isinstance(weights, Mapping)
-        and 'head.weight' in weights
-        and any(name.startswith('stages.') for name in weights)
+        # Whether or not a head is there: a file without one is not whole.
+        and any(
+            name.startswith('stages.') and '.attn.lepe.' in name
+            for name in weights
+        )
     ):
         return weights
     return None

@@ -42,7 +42,7 @@ def _with_whole_classifiers(load: Callable) -> Callable:
         model: nn.Module, filename: str, *args: Any, **kwargs: Any
     ) -> Any:
         checkpoint = load(model, filename, *args, **kwargs)
-        if weights_of_authors(checkpoint):
+        if hasattr(model, 'backbone') and weights_of_authors(checkpoint):
             load_all_weights(model, checkpoint, filename)
         return checkpoint
 

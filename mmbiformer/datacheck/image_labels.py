@@ -125,7 +125,13 @@ def _datasets(cfg: Config, loader: str) -> Iterator[Dataset]:
     if cfg.get(loader) is None:
         return
     for settings in leaf_settings(cfg[loader].dataset):
-        yield DATASETS.build(dict(settings, lazy_init=True))
+        try:
+            dataset = DATASETS.build(dict(settings, lazy_init=True))
+        except TypeError:
+            # Not all types take lazy_init. Of wrong arguments, the runner
+            # tells.
+            continue
+        yield dataset
 
 
 def check_class_numbers(cfg: Config, loader: str) -> None:

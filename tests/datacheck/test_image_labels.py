@@ -175,6 +175,18 @@ def test_more_places_than_classes(folder, several):
     )
 
 
+def test_other_types_are_left_alone(folder):
+    """Of these, one has no labels, and one cannot be built without files."""
+    cfg = read(folder)
+    cfg.train_dataloader.dataset.with_label = False
+    cfg.val_dataloader.dataset = dict(
+        type='MultiTaskDataset', ann_file='nowhere.json'
+    )
+    check_classes(cfg, LOADERS)
+    with pytest.raises(ConfigError, match='CustomDataset and types derived'):
+        check_split(cfg, 'train', workers=1)
+
+
 def test_names_in_another_order_than_the_folders(folder):
     cfg = read(folder)
     for loader in LOADERS:

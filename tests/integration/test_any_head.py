@@ -11,7 +11,9 @@ from mmengine.hub import get_config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
+from mmbiformer import BiFormer
 from mmbiformer.models.swap import render_config
+from mmbiformer.utils.config import read_config
 
 SMALL_DINO = """
 _base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
@@ -59,6 +61,16 @@ def test_the_tool_writes_a_config(tmp_path, run_tool):
 
 
 @pytest.mark.slow
+def test_every_arch_can_be_swapped_in(tmp_path, run_tool):
+    out = tmp_path / 'out.py'
+    name = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+    tool = 'model_converters/swap_backbone.py'
+    run_tool(tool, name, out, '--arch', 'stl')
+    arch = read_config(str(out)).model.backbone.arch
+    assert arch.layout == 'stl'
+    assert tuple(arch.depths) == BiFormer.arch_zoo['stl']['depths']
+
+
 def test_losses_are_those_of_the_old_backbone_for_equal_maps(monkeypatch):
     # YOLACT lays its anchors out for maps of images of 550 px.
     name, side = 'mmdet::yolact/yolact_r50_1xb8-55e_coco.py', 550

@@ -193,6 +193,21 @@ def hooks_of(model):
     ]
 
 
+@torch.no_grad()
+def test_layers_of_the_other_layout():
+    """Their blocks have names of their own."""
+    arch = dict(ARCH, layout='stl')
+    model = BiFormer(arch, n_win=4, topks=(2, 4, 5, -2)).eval()
+    assert list(find_layers(model)) == list(find_layers(make_model()))
+    assert resolve_layer(model, 3) == (3, 2)
+    with record_routing(model, keep_inputs=True) as records:
+        model(torch.rand(1, 3, 128, 128))
+    assert records[3, -1].routing.shape == (1, 16, 5)
+    attention = records[1, 1].attention([(0, 0), (31, 5)])
+    assert attention.shape == (2, 32, 32)
+    torch.testing.assert_close(attention.sum((1, 2)), torch.ones(2))
+
+
 @pytest.mark.parametrize('with_cp', [False, True])
 def test_outputs_and_gradients_stay_the_same_bit_by_bit(with_cp):
     model = make_model(with_cp=with_cp)

@@ -17,8 +17,9 @@ val_cfg = dict()
 test_cfg = dict()
 
 # Five epochs from 1e-6 on, then to 1e-5; a step for each epoch, as timm's.
+# mmengine's warm-up ends with the last step before `end`.
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-3, end=5),
+    dict(type='LinearLR', start_factor=1e-3, end=6),
     dict(type='CosineAnnealingLR', T_max=max_epochs, eta_min=1e-5),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=1024)
