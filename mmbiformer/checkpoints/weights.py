@@ -88,9 +88,15 @@ class WeightDifference(NamedTuple):
             if names
         ]
         if problems:
+            # The authors' file of BiFormer-STL in another form.
+            note = ''
+            if 'nchw' in source.rpartition('/')[2]:
+                note = '. The channels-first form of BiFormer-STL is not '
+                note += 'supported; the other file computes the same'
             raise CheckpointError(
                 f'checkpoint={source!r} does not fit {target}. Weights '
                 + '; '.join(problems)
+                + note
             )
 
 

@@ -150,6 +150,14 @@ def test_a_wrong_checkpoint_is_refused_by_name(tmp_path, weights):
     assert 'stages.0.0.norm1.weight (has (7,), needs (32,))' in message
 
 
+def test_the_form_with_other_names_is_refused_by_name(tmp_path, weights):
+    path = tmp_path / 'biformer_stl_nchw_best.pth'
+    weights['stages.0.x'] = weights.pop('stages.0.0.norm1.weight')
+    torch.save(dict(model=weights), path)
+    with pytest.raises(CheckpointError, match='surplus.*channels-first form'):
+        build(path)
+
+
 @pytest.mark.parametrize('content', [dict(meta=1), [1, 2], {}])
 def test_a_file_without_weights_is_refused(tmp_path, content):
     with pytest.raises(CheckpointError, match='holds no weights'):

@@ -77,8 +77,8 @@ def test_a_bug_in_the_attention_is_shown(
     [
         (
             'model.backbone.arch=huge',
-            "arch must be one of ('tiny', 'small', 'base') or a dict, got "
-            "arch='huge'",
+            "arch must be one of ('tiny', 'small', 'base', 'stl') or a dict, "
+            "got arch='huge'",
         ),
         (
             'model.neck.num_out=4',
