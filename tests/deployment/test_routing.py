@@ -83,6 +83,9 @@ def test_a_wrong_routing_is_refused(model, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_archives_of_torch_have_no_routing(model, tmp_path):
+def test_what_has_no_routing(model, tmp_path):
     with pytest.raises(ConfigError, match='--routing are for .onnx files'):
         export(*model, tmp_path / 'model.pt2', Options(routing=True))
+    options = Options(routing=True, attention='ort')
+    with pytest.raises(ConfigError, match='needs --attention portable'):
+        export(*model, tmp_path / 'model.onnx', options)
