@@ -29,6 +29,7 @@ def model(tmp_path_factory):
     return read_config(str(config)), str(weights)
 
 
+@pytest.mark.slow
 def test_files_can_have_the_routing(model, tmp_path):
     path = tmp_path / 'model.onnx'
     report = export(*model, path, Options(routing=True))
@@ -70,6 +71,7 @@ def test_files_can_have_the_routing(model, tmp_path):
     assert list(Session(str(path))(images)) == ['logits']
 
 
+@pytest.mark.slow
 def test_a_wrong_routing_is_refused(model, tmp_path, monkeypatch):
     right = RoutingGraph.forward
 
