@@ -14,7 +14,7 @@ const masks = byId('masks').getContext('2d');
 const percent = value => `${Math.round(100 * value)} %`;
 
 let model, scene, outputs, found = [], selected = -1, point = null;
-let timer, running = Promise.resolve();
+let timer, running = Promise.resolve(), changes = 0;
 
 function fail(text) {
   byId('error').textContent = text;
@@ -24,23 +24,29 @@ function fail(text) {
 
 // Running the model
 
+/** Note that what is found will not be of the scene that is seen. */
+function change() {
+  clearTimeout(timer);
+  changes++;
+  stage.dataset.state = 'waiting';
+}
+
 /** Run the model when nothing has been drawn for a while. */
 function schedule() {
-  clearTimeout(timer);
-  stage.dataset.state = 'waiting';
+  change();
   // Runs follow each other: a session takes one input at a time.
   timer = setTimeout(() => { running = running.then(detect).catch(error => fail(
     `The model cannot be run: ${error.message}`)); }, PAUSE);
 }
 
 async function detect() {
-  const start = performance.now();
+  const start = performance.now(), seen = changes;
   outputs = await model.run(toInput(scene.pixels, model.side, FACTOR));
   stage.dataset.milliseconds = Math.round(performance.now() - start);
   selected = -1;
   point = null;
   showFound();
-  stage.dataset.state = 'ready';
+  if (seen === changes) stage.dataset.state = 'ready';
 }
 
 function layer() {
@@ -171,7 +177,7 @@ function listenToStage() {
     drawing = event.pointerId;
     stage.setPointerCapture(drawing);
     scene.begin(pointOf(event), byId('color').value);
-    clearTimeout(timer);
+    change();
   });
   stage.addEventListener('pointermove', event => {
     if (looks() && event.pointerType === 'mouse') select(-1, pointOf(event));
