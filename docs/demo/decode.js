@@ -49,6 +49,28 @@ export function decode({ boxes, scores, labels, masks }, threshold) {
   return found.sort((a, b) => b.score - a.score);
 }
 
+/** Area that two boxes share, relative to that of both. */
+function overlap(a, b) {
+  const area = ([left, top, right, bottom]) => Math.max(0, right - left) * Math.max(0, bottom - top);
+  const common = area([0, 1, 2, 3].map(i => (i < 2 ? Math.max : Math.min)(a[i], b[i])));
+  return common / (area(a) + area(b) - common);
+}
+
+/**
+ * The best of the detections that overlap by more than half.
+ *
+ * The model leaves out what overlaps within a class only.
+ *
+ * @param {Object[]} found Detections by descending score.
+ * @returns {Object[]} Some of them.
+ */
+export function bestOfPlaces(found) {
+  const best = [];
+  for (const item of found)
+    if (best.every(({ box }) => overlap(box, item.box) <= .5)) best.push(item);
+  return best;
+}
+
 /**
  * Pixels of an image that lie in a mask, which spans its box.
  *
@@ -75,6 +97,12 @@ export function pasteMask({ box, mask, maskSide }, side, factor, threshold) {
     if (value >= threshold) inside[y * width + x] = 1;
   }
   return inside;
+}
+
+/** A bright color of a class, far from those of others: red, green, blue. */
+export function classColor(label, classes) {
+  return [0, 1, 2].map(channel =>
+    Math.round(165 + 90 * Math.cos(2 * Math.PI * (label / classes - channel / 3))));
 }
 
 /** Side of a region in pixels; maps are padded to whole regions. */

@@ -2,7 +2,9 @@
 
 import * as ort from './vendor/ort.wasm.bundle.min.mjs';
 
-ort.env.wasm.wasmPaths = new URL('vendor/', import.meta.url).href;
+ort.env.wasm.wasmPaths = {
+  wasm: new URL('vendor/ort-wasm-simd-threaded.wasm', import.meta.url).href,
+};
 // More threads need headers that a plain file server does not send.
 ort.env.wasm.numThreads = 1;
 

@@ -1,6 +1,6 @@
 // The page: draws, runs the model, and shows what it finds.
 
-import { decode, pasteMask, regionAt, regionBox, routesOf, toInput } from './decode.js';
+import { bestOfPlaces, classColor, decode, pasteMask, regionAt, regionBox, routesOf, toInput } from './decode.js';
 import { FACTOR, Scene } from './scene.js';
 
 /** Cells of the grid that shows how large digits should be. */
@@ -14,7 +14,7 @@ const masks = byId('masks').getContext('2d');
 const percent = value => `${Math.round(100 * value)} %`;
 
 let model, scene, outputs, found = [], selected = -1, point = null;
-let timer, running = Promise.resolve();
+let timer, running = Promise.resolve(), changes = 0;
 
 function fail(text) {
   byId('error').textContent = text;
@@ -24,23 +24,29 @@ function fail(text) {
 
 // Running the model
 
+/** Note that what is found will not be of the scene that is seen. */
+function change() {
+  clearTimeout(timer);
+  changes++;
+  stage.dataset.state = 'waiting';
+}
+
 /** Run the model when nothing has been drawn for a while. */
 function schedule() {
-  clearTimeout(timer);
-  stage.dataset.state = 'waiting';
+  change();
   // Runs follow each other: a session takes one input at a time.
   timer = setTimeout(() => { running = running.then(detect).catch(error => fail(
     `The model cannot be run: ${error.message}`)); }, PAUSE);
 }
 
 async function detect() {
-  const start = performance.now();
+  const start = performance.now(), seen = changes;
   outputs = await model.run(toInput(scene.pixels, model.side, FACTOR));
   stage.dataset.milliseconds = Math.round(performance.now() - start);
   selected = -1;
   point = null;
   showFound();
-  stage.dataset.state = 'ready';
+  if (seen === changes) stage.dataset.state = 'ready';
 }
 
 function layer() {
@@ -60,7 +66,7 @@ function addBox([left, top, right, bottom], attributes) {
   return add(marks, 'rect', { x: left, y: top, width: right - left, height: bottom - top, ...attributes });
 }
 
-const colorOf = label => `rgb(${model.palette[label].join(' ')})`;
+const colorOf = label => `rgb(${classColor(label, model.classes.length)})`;
 
 /** List and draw the detections above the threshold. */
 function showFound() {
@@ -68,6 +74,7 @@ function showFound() {
   document.querySelector('output').value = percent(threshold);
   if (!outputs) return;
   found = decode(outputs, threshold);
+  if (byId('onlyBest').checked) found = bestOfPlaces(found);
   const names = found.map(item => model.classes[item.label]);
   status.textContent = scene.strokes.length === 0 && !found.length ? 'Draw a digit.'
     : `${found.length} found${found.length ? `: ${names.join(', ')}` : ''}`;
@@ -92,9 +99,10 @@ function showMasks() {
   const { width } = masks.canvas;
   const image = masks.createImageData(width, width);
   if (byId('showMasks').checked) for (const item of found.filter(one => one.mask)) {
+    const color = classColor(item.label, model.classes.length);
     const inside = pasteMask(item, model.side, FACTOR, model.mask_threshold);
     inside.forEach((value, i) => {
-      if (value) image.data.set([...model.palette[item.label], 130], 4 * i);
+      if (value) image.data.set([...color, 130], 4 * i);
     });
   }
   masks.putImageData(image, 0, 0);
@@ -124,7 +132,7 @@ function showRoutes(side) {
   routes.forEach(({ region: target, affinity }, rank) => {
     const share = high > low ? (affinity - low) / (high - low) : 1;
     addBox(regionBox(chosen, target, side), {
-      class: 'routed', fill: `hsl(${200 - 150 * share} 90% ${30 + 30 * share}%)`,
+      class: 'routed', 'fill-opacity': .1 + .4 * share,
       'data-region': target, 'data-rank': rank });
   });
   const box = regionBox(chosen, region, side);
@@ -169,7 +177,7 @@ function listenToStage() {
     drawing = event.pointerId;
     stage.setPointerCapture(drawing);
     scene.begin(pointOf(event), byId('color').value);
-    clearTimeout(timer);
+    change();
   });
   stage.addEventListener('pointermove', event => {
     if (looks() && event.pointerType === 'mouse') select(-1, pointOf(event));
@@ -209,7 +217,8 @@ function listenToControls() {
   });
   document.querySelectorAll('[name=mode]').forEach(input => input.addEventListener(
     'change', () => stage.classList.toggle('look', input.value === 'look' && input.checked)));
-  byId('threshold').addEventListener('input', () => showFound());
+  byId('threshold').addEventListener('input', showFound);
+  byId('onlyBest').addEventListener('change', showFound);
   byId('showBoxes').addEventListener('change', showMarks);
   byId('showMasks').addEventListener('change', showMasks);
   byId('layer').addEventListener('change', showMarks);

@@ -7,8 +7,8 @@ import { SHAPES } from './shapes.js';
 export const FACTOR = 3;
 /** Width of strokes, relative to the side of the scene. */
 const BRUSH = 0.045;
-/** Height of a placed digit, relative to the side of the scene. */
-const HEIGHT = 0.25;
+/** Height of a placed digit without the width of its strokes, relative to the side of the scene. */
+const HEIGHT = 0.2;
 
 /** Random numbers from 0 to 1 that a seed determines (mulberry32). */
 function random(seed) {

@@ -96,6 +96,11 @@ def check_requirements(path: Path, options: Options) -> None:
         )
     if options.int8 == 'static' and not options.calibration:
         raise ConfigError('--int8 static needs images: --calib FOLDER')
+    if options.routing and options.attention != 'portable':
+        raise ConfigError(
+            'the operators of --attention ort do not return the routing: '
+            '--routing needs --attention portable'
+        )
     if options.attention == 'ort' and custom_ops_library() is None:
         raise ConfigError(
             "attention='ort' needs the operator for onnxruntime, which was "

@@ -5,6 +5,8 @@ from mmengine.infer import BaseInferencer
 
 from mmbiformer.inference.inferencer import inferencer_of, quiet, set_classes
 
+from .models import dataset_meta_of
+
 
 def build_exported_inferencer(cfg: Config) -> BaseInferencer:
     """Build an inferencer that predicts by an exported file.
@@ -18,5 +20,6 @@ def build_exported_inferencer(cfg: Config) -> BaseInferencer:
     """
     with quiet():
         inferencer = inferencer_of(cfg, 'cpu')
-    set_classes(inferencer, inferencer.model.dataset_meta)
+    # Without a checkpoint, mmdet's takes the classes of COCO.
+    set_classes(inferencer, dataset_meta_of(inferencer.model.metadata))
     return inferencer

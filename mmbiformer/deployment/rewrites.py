@@ -21,11 +21,11 @@ from mmbiformer.models.biformer import BiFormer
 from mmbiformer.models.block import MLP, BiFormerBlock
 from mmbiformer.ops import map_to_regions, pool_regions, regions_to_map
 
+from . import ort
+
 ATTENTIONS = ('portable', 'ort')
-"""tuple[str]: Forms of routed attention in a file: standard operators, or one
-operator of ours for onnxruntime."""
-ORT_DOMAIN = 'mmbiformer'
-"""str: Domain of our operators for onnxruntime."""
+"""tuple[str]: Forms of attention in a file: standard operators, or operators
+of ours for onnxruntime, which compute the whole blocks."""
 
 
 def _depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -98,49 +98,21 @@ def attend_portable(
     return regions_to_map(out, size, n_win)
 
 
-def attend_ort(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    routing: Tensor,
-    num_heads: int,
-    scale: float,
-) -> Tensor:
-    """Routed attention as a node of onnxruntime's custom operator.
-
-    The arguments are those of :func:`mmbiformer.ops.routed_attention`.
-    """
-    return torch.onnx.ops.symbolic(
-        f'{ORT_DOMAIN}::RoutedAttention',
-        (q, k, v, routing),
-        dict(num_heads=num_heads, scale=float(scale)),
-        dtype=q.dtype,
-        shape=tuple(q.shape),
-        version=1,
-    )
-
-
-def _route_and_attend(
-    self: BiLevelRoutingAttention, x: Tensor, attention: str
-) -> Tensor:
+def _route_and_attend(self: BiLevelRoutingAttention, x: Tensor) -> Tensor:
     """Compute bi-level routing attention, for maps of any size."""
     height, width = x.shape[1:3]
     n_win = self.n_win
     q, k, v = self.qkv.qkv(_pad(x, n_win)).chunk(3, dim=-1)
-    means = (map_to_regions(y, n_win).mean(dim=2) for y in (q, k))
+    means = (ort.means_of(y, n_win) for y in (q, k))
     # By the module, so that hooks see the routing.
     routing, affinity = self.router(*means)
     keys, values = k, v
     if self.kv_down is not None:
         keys, values = (pool_regions(y, n_win, self.kv_down) for y in (k, v))
-    if attention == 'ort' and not self.soft_routing and self.kv_down is None:
-        out = attend_ort(q, k, v, routing, self.num_heads, self.scale)
-    else:
-        weights = affinity.softmax(dim=-1) if self.soft_routing else None
-        out = attend_portable(
-            q, keys, values, routing, self.num_heads, self.scale, n_win,
-            weights,
-        )  # fmt: skip
+    weights = affinity.softmax(dim=-1) if self.soft_routing else None
+    out = attend_portable(
+        q, keys, values, routing, self.num_heads, self.scale, n_win, weights
+    )
     out = out + _depthwise(self.lepe, v)
     return self.wo(_crop(out, height, width))
 
@@ -157,6 +129,11 @@ def _attend_globally(self: GlobalAttention, x: Tensor) -> Tensor:
     if self.lepe is not None:
         out = out + _depthwise(self.lepe, x)
     return self.proj(out)
+
+
+def _ort_block(self: BiFormerBlock, x: Tensor) -> Tensor:
+    """Compute a block by our operators where they support it."""
+    return (ort.block if ort.supports(self) else _block)(self, x)
 
 
 def _block(self: BiFormerBlock, x: Tensor) -> Tensor:
@@ -208,15 +185,12 @@ def _upsample(self: nn.Module, x: Tensor) -> Tensor:
 
 def _replacements(attention: str) -> List[Tuple[type, str, Callable]]:
     """Return the methods to replace: class, name and the new one."""
-
-    def attend(self: BiLevelRoutingAttention, x: Tensor) -> Tensor:
-        return _route_and_attend(self, x, attention)
-
+    blocks = dict(portable=_block, ort=_ort_block)
     found: List[Tuple[type, str, Callable]] = [
         (BiFormer, '_check_images', lambda self, x: None),
-        (BiFormerBlock, 'forward', _block),
+        (BiFormerBlock, 'forward', blocks[attention]),
         (MLP, 'forward', nn.Sequential.forward),
-        (BiLevelRoutingAttention, 'forward', attend),
+        (BiLevelRoutingAttention, 'forward', _route_and_attend),
         (GlobalAttention, 'forward', _attend_globally),
         (nn.AdaptiveAvgPool2d, 'forward', _pool_adaptively),
     ]

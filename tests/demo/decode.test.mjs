@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import {
-  decode, pasteMask, regionAt, regionBox, routesOf, toInput,
+  bestOfPlaces, decode, pasteMask, regionAt, regionBox, routesOf, toInput,
 } from '../../docs/demo/decode.js';
 
 const tensor = (dims, data) => ({ dims, data });
@@ -30,6 +30,13 @@ test('detections below the threshold and unused places are left out', () => {
   assert.deepEqual(all[1].box, [1, 2, 3, 4]);
   assert.deepEqual([...all[0].mask], [3, 4]);
   assert.deepEqual(decode(outputs, .5).map(item => item.score), [.75]);
+});
+
+test('of detections at a place the best stays', () => {
+  const found = [[0, 0, 10, 10], [1, 0, 11, 10], [5, 0, 15, 10], [20, 20, 21, 30]]
+    .map((box, label) => ({ box, label }));
+  // They overlap the first by 9/11, by 1/3, and not at all.
+  assert.deepEqual(bestOfPlaces(found).map(item => item.label), [0, 2, 3]);
 });
 
 test('a mask fills its box, and is cut at the border', () => {

@@ -29,6 +29,7 @@ def model(tmp_path_factory):
     return read_config(str(config)), str(weights)
 
 
+@pytest.mark.slow
 def test_files_can_have_the_routing(model, tmp_path):
     path = tmp_path / 'model.onnx'
     report = export(*model, path, Options(routing=True))
@@ -70,6 +71,7 @@ def test_files_can_have_the_routing(model, tmp_path):
     assert list(Session(str(path))(images)) == ['logits']
 
 
+@pytest.mark.slow
 def test_a_wrong_routing_is_refused(model, tmp_path, monkeypatch):
     right = RoutingGraph.forward
 
@@ -83,6 +85,9 @@ def test_a_wrong_routing_is_refused(model, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_archives_of_torch_have_no_routing(model, tmp_path):
+def test_what_has_no_routing(model, tmp_path):
     with pytest.raises(ConfigError, match='--routing are for .onnx files'):
         export(*model, tmp_path / 'model.pt2', Options(routing=True))
+    options = Options(routing=True, attention='ort')
+    with pytest.raises(ConfigError, match='needs --attention portable'):
+        export(*model, tmp_path / 'model.onnx', options)

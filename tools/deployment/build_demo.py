@@ -57,8 +57,8 @@ def describe(model: str) -> dict:
         model (str): The exported file.
 
     Returns:
-        dict: Side of the images, classes, palette, threshold of the masks,
-        and routed layers.
+        dict: Side of the images, classes, threshold of the masks, and routed
+        layers.
 
     Raises:
         ConfigError: If it is not a detector of square images, one at a time.
@@ -79,7 +79,6 @@ def describe(model: str) -> dict:
     return dict(
         side=side,
         classes=metadata['classes'],
-        palette=metadata['palette'],
         mask_threshold=metadata['postprocessing'].get('mask_threshold'),
         routing=metadata.get('routing', []),
     )
