@@ -37,18 +37,25 @@ def native_extensions() -> List[Extension]:
             f'-mavx512{part}' for part in ('f', 'bw', 'dq', 'vl')
         ] + ['-mfma']
     common = ['-O3', '-g0', '-std=c++17', '-fopenmp', '-Wno-psabi']
-    sources = [str(p.relative_to(ROOT)) for p in sorted(CSRC.glob('*.cpp'))]
-    headers = [str(p.relative_to(ROOT)) for p in sorted(CSRC.glob('*.h'))]
+    headers = [str(p.relative_to(ROOT)) for p in sorted(CSRC.rglob('*.h'))]
+    # By the name of a library: what it is built from, and by which flags. The
+    # operators for onnxruntime use its threads instead of OpenMP's.
+    libraries = {
+        '_native': ('*.cpp', ['-fopenmp']),
+        '_ort': ('onnxruntime/*.cpp', []),
+    }
+    common = ['-O3', '-g0', '-std=c++17', '-Wno-psabi']
     return [
         Extension(
-            f'mmbiformer.ops.backends._native{name}',
-            sources,
+            f'mmbiformer.ops.backends.{name}{kind}',
+            [str(p.relative_to(ROOT)) for p in sorted(CSRC.glob(sources))],
             depends=headers,
-            extra_compile_args=common + flags[name],
+            extra_compile_args=common + threads + flags[kind],
             language='c++',
             optional=True,
         )
-        for name in flags
+        for name, (sources, threads) in libraries.items()
+        for kind in flags
     ]
 
 

@@ -121,6 +121,9 @@ INLINE void copy_row(const Norm<T>& norm, int64_t channels,
                       load(norm.bias + c));
 }
 
+// Maps into which the output channels of `linear` can be cut.
+constexpr int kMaxParts = 3;
+
 // The arguments of `linear`, which computes a map from another. The maps have
 // the same left upper corner: of the larger one, the right and the bottom are
 // left out, or taken as 0 after the norm.
@@ -133,7 +136,7 @@ struct LinearArguments {
   Norm<T> norm;
   Linear<T> linear;
   const T* in;
-  T* out;
+  T* out[kMaxParts];
 };
 
 template <class T>
@@ -189,15 +192,14 @@ class LinearThread {
     }
     const int64_t channels = args_.linear.out_channels / args_.parts;
     const bool add = args_.add;
-    T* out = args_.out + first * channels;
     for (int64_t part = 0; part < args_.parts; ++part) {
+      T* out = args_.out[part] + first * channels;
       apply_linear<T>(args_.linear.part(part * channels, channels), count,
                       rows_,
                       [&](int64_t i, int64_t c, Vector<T> v) ALWAYS_INLINE {
                         T* p = out + i * channels + c;
                         store(p, add ? load(p) + v : v);
                       });
-      out += count_tasks(args_) * channels;
     }
   }
 

@@ -45,7 +45,9 @@ class OpenMp {
 
   template <class Function>
   void operator()(int64_t count, const Function& function) const {
+#ifdef _OPENMP
 #pragma omp parallel for num_threads(threads) schedule(static)
+#endif
     for (int64_t i = 0; i < count; ++i) function(i);
   }
 

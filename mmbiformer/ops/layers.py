@@ -79,7 +79,8 @@ _LinearArguments = _struct(
     ),  # fmt: skip
     norm=_Norm,
     linear=_Linear,
-    **_pointers('in', 'out'),
+    **_pointers('in'),
+    out=ctypes.c_void_p * 3,
 )
 _MlpArguments = _struct(
     'MlpArguments',
@@ -192,7 +193,8 @@ def _run_linear(
     struct, packed = _linear(linear)
     arguments = _LinearArguments(
         *x.shape[:3], *out.shape[2:4], torch.get_num_threads(),
-        len(out), add, _norm(norm), struct, x.data_ptr(), out.data_ptr(),
+        len(out), add, _norm(norm), struct, x.data_ptr(),
+        (ctypes.c_void_p * 3)(*map(_pointer, out)),
     )  # fmt: skip
     _call('linear', x, arguments)
     # Until here, the memory must not be used again.

@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import sys
 from pathlib import Path
-from typing import Optional
+from typing import List, Optional
 
 import torch
 
@@ -12,10 +12,25 @@ TYPES = {torch.float32: 'f32', torch.float64: 'f64'}
 """dict[torch.dtype, str]: Supported types, and how names of functions end."""
 
 
+def candidates(name: str) -> List[Path]:
+    """Return the files that a library may have, the best for this CPU first.
+
+    Args:
+        name (str): Name of the library.
+
+    Returns:
+        list[Path]: The files, which need not exist.
+    """
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    suffix = {'win32': '.dll', 'darwin': '.dylib'}.get(sys.platform, '.so')
+    here = Path(__file__).parent
+    return [
+        here / f'{kind}{suffix}' for kind in (f'{name}_{capability}', name)
+    ]
+
+
 def _load() -> Optional[ctypes.CDLL]:
     """Load the library built for this CPU; None where there is none."""
-    capability = torch.backends.cpu.get_cpu_capability().lower()
-    here = Path(__file__).parent
     # One OpenMP for torch and us: two would fight for the cores. The library
     # names none, and takes the one that is loaded for all.
     runtimes = [*Path(torch.__file__).parent.glob('lib/libgomp*.so*')]
@@ -23,10 +38,9 @@ def _load() -> Optional[ctypes.CDLL]:
         with contextlib.suppress(OSError):
             ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
             break
-    suffix = {'win32': '.dll', 'darwin': '.dylib'}.get(sys.platform, '.so')
-    for name in (f'_native_{capability}', '_native'):
+    for path in candidates('_native'):
         with contextlib.suppress(OSError):
-            return ctypes.CDLL(str(here / f'{name}{suffix}'))
+            return ctypes.CDLL(str(path))
     return None
 
 
