@@ -168,7 +168,7 @@ def fingerprint() -> str:
         BUILD_MMCV,
         ROOT / 'pyproject.toml',
         ROOT / 'setup.py',
-        *sorted((ROOT / 'csrc').iterdir()),
+        *sorted((ROOT / 'csrc').rglob('*.*')),
         *sorted((ROOT / 'requirements').glob('*.txt')),
     ]:
         digest.update(path.read_bytes())
