@@ -70,9 +70,16 @@ void pack_weights(const Linear<T>& linear, const Parallel& parallel) {
           constexpr int64_t kWidth = vectors * kLanes<T>;
           const T* __restrict from = linear.weight + (first + column) * depth;
           T* __restrict to = linear.panel(first + column);
-          for (int64_t k = 0; k < depth; ++k)
-            for (int64_t j = 0; j < kWidth; ++j)
-              to[k * kWidth + j] = from[j * depth + k];
+          for (int64_t k = 0; k < depth; k += kLanes<T>)
+            for (int64_t j = 0; j < kWidth; j += kLanes<T>)
+              transpose<T>(
+                  [&](int64_t i) ALWAYS_INLINE {
+                    return from + (j + i) * depth + k;
+                  },
+                  [&](int64_t i) ALWAYS_INLINE {
+                    return to + (k + i) * kWidth + j;
+                  },
+                  T(1));
         });
   });
 }

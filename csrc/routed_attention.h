@@ -82,6 +82,7 @@ struct KeyTile {
   const int64_t* tokens;
   int64_t count;
   bool is_first;  // of the keys that a block of queries attends to
+  int64_t next_count;  // keys of the next tile, whose tokens follow
 };
 
 // Writes the indices in the map of a region's tokens, row by row. Returns the
@@ -130,9 +131,12 @@ struct RegionTokens {
   // Calls function(tile) for all tiles of the routed keys.
   template <class Function>
   INLINE void for_each_key_tile(Function function) const {
-    for (int64_t first = 0; first < routed_count; first += kTileKeys)
-      function(KeyTile{routed + first,
-                       std::min(kTileKeys, routed_count - first), first == 0});
+    for (int64_t first = 0; first < routed_count; first += kTileKeys) {
+      const int64_t next = first + kTileKeys;
+      function(KeyTile{
+          routed + first, std::min(kTileKeys, routed_count - first), first == 0,
+          std::clamp<int64_t>(routed_count - next, 0, kTileKeys)});
+    }
   }
 };
 
@@ -144,12 +148,16 @@ struct RegionTokens {
 template <class T>
 INLINE void load_columns(QueryBlock queries, int64_t head_dim,
                          HeadMap<const T> map, T scale, T* __restrict columns) {
-  for (int64_t t = 0; t < queries.lanes; ++t) {
-    const T* __restrict row =
-        map[queries.tokens[std::min(t, queries.count - 1)]];
-    for (int64_t d = 0; d < head_dim; ++d)
-      columns[d * queries.lanes + t] = scale * row[d];
-  }
+  for (int64_t t = 0; t < queries.lanes; t += kLanes<T>)
+    for (int64_t d = 0; d < head_dim; d += kLanes<T>)
+      transpose<T>(
+          [&](int64_t i) ALWAYS_INLINE {
+            return map[queries.tokens[std::min(t + i, queries.count - 1)]] + d;
+          },
+          [&](int64_t i) ALWAYS_INLINE {
+            return columns + (d + i) * queries.lanes + t;
+          },
+          scale);
 }
 
 // products[i][t] = the product of map[key i] and column t.
@@ -190,6 +198,16 @@ INLINE void accumulate_keys(QueryBlock queries, KeyTile keys, int64_t head_dim,
           ALWAYS_INLINE { return weights[i * queries.lanes + t]; },
       [&](int64_t t) ALWAYS_INLINE { return map[queries.tokens[t]]; },
       [&](int64_t i) ALWAYS_INLINE { return out[keys.tokens[i]]; }, true);
+}
+
+// Lets the CPU load what the next tile needs of a map, since routed tokens lie
+// where no CPU expects them.
+template <class T>
+INLINE void prefetch_next(KeyTile keys, int64_t head_dim,
+                          HeadMap<const T> map) {
+  for (int64_t i = keys.count; i < keys.count + keys.next_count; ++i)
+    for (int64_t d = 0; d < head_dim; d += kCacheLineBytes / sizeof(T))
+      __builtin_prefetch(map[keys.tokens[i]] + d);
 }
 
 // ---------------------------------------------------------------------------
@@ -235,7 +253,9 @@ class ForwardThread {
     std::fill_n(row_max_, kBlockQueries, -std::numeric_limits<T>::infinity());
     std::fill_n(row_sum_, kBlockQueries, T(0));
     tokens_.for_each_key_tile([&](KeyTile keys) ALWAYS_INLINE {
+      prefetch_next(keys, head_dim_, k);
       multiply_keys<T>(queries, keys, head_dim_, k, q_columns_, scores_);
+      prefetch_next(keys, head_dim_, v);
       update_softmax(queries, keys);
       if (!keys.is_first) rescale_sums(queries);
       accumulate_queries<T>(

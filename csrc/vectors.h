@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #define ALWAYS_INLINE __attribute__((always_inline))
 #define INLINE inline ALWAYS_INLINE
@@ -52,6 +53,61 @@ INLINE T sum_lanes(Vector<T> v) {
   T sum = 0;
   for (int64_t i = 0; i < kLanes<T>; ++i) sum += v[i];
   return sum;
+}
+
+#if defined(__clang__) || __GNUC__ >= 12
+// Lanes of two rows in which the lowest or the highest lanes of pairs of blocks
+// of kStep lanes come together.
+template <int kStep, class V, int... kLane>
+INLINE V low_blocks(V a, V b, std::integer_sequence<int, kLane...>) {
+  constexpr int kCount = sizeof...(kLane);
+  return __builtin_shufflevector(
+      a, b, (kLane & kStep ? kCount + kLane - kStep : kLane)...);
+}
+
+template <int kStep, class V, int... kLane>
+INLINE V high_blocks(V a, V b, std::integer_sequence<int, kLane...>) {
+  constexpr int kCount = sizeof...(kLane);
+  return __builtin_shufflevector(
+      a, b, (kLane & kStep ? kCount + kLane : kLane + kStep)...);
+}
+
+// Swaps blocks of kStep rows and lanes beside the diagonal, and so on with
+// blocks twice as large.
+template <class T, int kStep = 1>
+INLINE void transpose_blocks(Vector<T>* rows) {
+  constexpr int kCount = kLanes<T>;
+  const std::make_integer_sequence<int, kCount> lanes;
+  if constexpr (kStep < kCount) {
+    for (int i = 0; i < kCount; ++i) {
+      if (i & kStep) continue;
+      const Vector<T> a = rows[i], b = rows[i + kStep];
+      rows[i] = low_blocks<kStep>(a, b, lanes);
+      rows[i + kStep] = high_blocks<kStep>(a, b, lanes);
+    }
+    transpose_blocks<T, 2 * kStep>(rows);
+  }
+}
+#else
+template <class T>
+INLINE void transpose_blocks(Vector<T>* rows) {
+  for (int64_t i = 0; i < kLanes<T>; ++i)
+    for (int64_t j = 0; j < i; ++j) {
+      const T lane = rows[i][j];
+      rows[i][j] = rows[j][i];
+      rows[j][i] = lane;
+    }
+}
+#endif
+
+// Transposes as many rows as a vector has lanes: from(i) points to row i, and
+// to(j) to where column j is stored, times a factor.
+template <class T, class From, class To>
+INLINE void transpose(From from, To to, T factor) {
+  Vector<T> rows[kLanes<T>];
+  for (int i = 0; i < kLanes<T>; ++i) rows[i] = load(from(i));
+  transpose_blocks<T>(rows);
+  for (int i = 0; i < kLanes<T>; ++i) store(to(i), factor * rows[i]);
 }
 
 // exp(x) for x <= 0, which is all that a softmax needs. Below -87 it is

@@ -50,8 +50,9 @@ def routed_attention(
         scale (float): Factor on the products of queries and keys.
         backend (str): One of
 
-            - ``'auto'``: ``'native'`` where it supports the input, else
-              ``'sdpa'``;
+            - ``'auto'``: ``'native'`` where it supports the input, also
+              for bfloat16 and float16 on a CPU without gradients, computed in
+              float32; else ``'sdpa'``;
             - ``'triton'``: kernels for NVIDIA GPUs of compute capability 8.0
               or newer, for float16, bfloat16 and float32 and heads of 16 to
               64 channels, a multiple of 8; for all else it is ``'sdpa'``. A
@@ -93,6 +94,8 @@ def routed_attention(
     if backend == 'auto':
         if native.supports(q, num_heads):
             backend = 'native'
+        elif native.supports_in_float32(q, num_heads):
+            return native.attend_in_float32(q, k, v, routing, num_heads, scale)
         elif triton.AUTO_ON_CUDA and q.is_cuda and triton.is_available():
             backend = 'triton'
         else:

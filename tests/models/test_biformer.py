@@ -14,7 +14,7 @@ from mmbiformer.models import BiLevelRoutingAttention, authors_options
 from mmbiformer.models.arch import Arch
 from mmbiformer.models.block import MLP, BiFormerBlock
 from mmbiformer.models.stage import ATTN_CFG_KEYS
-from mmbiformer.ops import ATTENTION_BACKENDS
+from mmbiformer.ops import ATTENTION_BACKENDS, layers
 from mmbiformer.utils.errors import CheckpointError, ConfigError
 
 # Without a GPU, triton is sdpa.
@@ -104,7 +104,8 @@ class TestForward:
             assert out.isfinite().all()
 
     def test_without_gradients_it_computes_the_same(self, monkeypatch):
-        """In parts, and in memory that is used again."""
+        """By its modules: in parts, and in memory that is used again."""
+        monkeypatch.setattr(layers, 'is_available', lambda: False)
         monkeypatch.setattr(MLP, 'HIDDEN_BYTES', 2**14)
         torch.manual_seed(0)
         model = BiFormer(arch=TOY).double().eval()

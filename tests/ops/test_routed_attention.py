@@ -228,6 +228,19 @@ def test_as_exact_as_the_reference_in_each_type(dtype):
             assert error <= 4 * allowed + torch.finfo(dtype).eps
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.half])
+def test_short_types_are_computed_in_float32_without_gradients(dtype):
+    """So the result is the exact one, rounded once."""
+    *maps, routing, heads = make_inputs(region=(5, 4), topk=5, dtype=dtype)
+    double = (x.double() for x in maps)
+    exact = routed_attention(*double, routing, heads, 0.3, 'reference')
+    with torch.no_grad():
+        out = routed_attention(*maps, routing, heads, 0.3)
+    assert out.dtype is dtype
+    error = (out.double() - exact).abs()
+    assert (error <= 0.51 * torch.finfo(dtype).eps * exact.abs() + 1e-6).all()
+
+
 def test_large_products_do_not_overflow():
     *maps, routing, heads = make_inputs(dtype=torch.float32)
     maps = [300 * x for x in maps]

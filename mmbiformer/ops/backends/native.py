@@ -78,6 +78,41 @@ def supports(q: Tensor, num_heads: int) -> bool:
     )
 
 
+def supports_in_float32(q: Tensor, num_heads: int) -> bool:
+    """Return whether an input is supported if it is converted to float32.
+
+    Only without gradients: copies would be kept for the backward pass.
+
+    Args:
+        q (Tensor): Map of queries, of shape (N, H, W, C).
+        num_heads (int): Attention heads.
+
+    Returns:
+        bool: Whether the map is bfloat16 or float16 on a CPU, with a multiple
+        of 16 channels in each head.
+    """
+    return (
+        is_available()
+        and not torch.is_grad_enabled()
+        and q.device.type == 'cpu'
+        and q.dtype in (torch.bfloat16, torch.float16)
+        and q.shape[-1] // num_heads % HEAD_DIM == 0
+    )
+
+
+def attend_in_float32(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    routing: Tensor,
+    num_heads: int,
+    scale: float,
+) -> Tensor:
+    """Compute routed attention of shorter types by the compiled code."""
+    maps = (x.float() for x in (q, k, v))
+    return attend(*maps, routing, num_heads, scale).to(q.dtype)
+
+
 def _with_token_stride(x: Tensor) -> Tuple[Tensor, int]:
     """Return a map with one stride from token to token, and that stride.
 
