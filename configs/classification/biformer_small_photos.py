@@ -7,9 +7,7 @@ data_preparation = 'see docs/custom_data.md'
 model = dict(
     # As many classes as there are folders.
     data_preprocessor=dict(num_classes=None),
-    backbone=dict(
-        init_cfg=dict(_base_.biformer_small.init_cfg, _delete_=True)
-    ),
+    backbone=dict(init_cfg=_base_.biformer_small.init_cfg),
     # Mixed images are for long trainings.
     train_cfg=None,
 )
