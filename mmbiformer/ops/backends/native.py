@@ -109,8 +109,8 @@ def attend_in_float32(
     scale: float,
 ) -> Tensor:
     """Compute routed attention of shorter types by the compiled code."""
-    maps = (x.float() for x in (q, k, v))
-    return attend(*maps, routing, num_heads, scale).to(q.dtype)
+    out = attend(q.float(), k.float(), v.float(), routing, num_heads, scale)
+    return out.to(q.dtype)
 
 
 def _with_token_stride(x: Tensor) -> Tuple[Tensor, int]:
