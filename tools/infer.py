@@ -35,7 +35,7 @@ def parse_args() -> argparse.Namespace:
         help='image or video file, folder of them, or pattern such as '
         '"photos/**/*.jpg", in quotes',
     )
-    parser.add_argument('config', help='config file path')
+    parser.add_argument('config', nargs='?', help='config file path')
     parser.add_argument(
         'checkpoint',
         help='checkpoint file, or in place of both a file of '
@@ -82,9 +82,15 @@ def parse_args() -> argparse.Namespace:
     add_cfg_options(parser)
     # Options may stand between the images and the config.
     args = parser.parse_intermixed_args()
+    if args.config is None and not is_exported(args.checkpoint):
+        # argparse gives the images all that it can.
+        if len(args.images) < 2:
+            parser.error('the images are followed by config and checkpoint')
+        args.config = args.images.pop()
     if is_exported(args.checkpoint):
-        args.images.append(args.config)
-        args.config = None
+        if args.config is not None:
+            args.images.append(args.config)
+            args.config = None
     elif args.runtime:
         parser.error(
             '--runtime is for exported files, got '
