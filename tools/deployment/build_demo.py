@@ -21,9 +21,12 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from mmbiformer_threads import limit_threads
+
 if __name__ == '__main__':
     # Ctrl-C during the imports ends the tool without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    limit_threads()
 
 from mmbiformer.deployment.runtime import Session
 from mmbiformer.utils.command_line import command_line

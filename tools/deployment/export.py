@@ -14,9 +14,12 @@ import signal
 from pathlib import Path
 from typing import Tuple
 
+from mmbiformer_threads import limit_threads
+
 if __name__ == '__main__':
     # Ctrl-C during the imports ends the tool without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    limit_threads()
 
 from mmbiformer.deployment.export import Options, export
 from mmbiformer.deployment.quantization import MODES
