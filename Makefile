@@ -52,8 +52,9 @@ test-slow:  ## run the tests that take minutes, such as the accuracy of the demo
 	@$(IN_ENV) python -m pytest -m 'slow and not classification' $(ARGS)
 
 test-classification: TASK = classification
-test-classification:  ## run the tests that need mmpretrain
-	@$(IN_ENV) python -m pytest -m classification $(ARGS)
+test-classification:  ## run the tests that need mmpretrain and are not slow
+	@OMP_NUM_THREADS=1 $(IN_ENV) python -m pytest \
+		-m 'classification and not slow' -n auto --dist loadfile $(ARGS)
 
 # The pages are built without importing torch or OpenMMLab.
 docs:  ## build the documentation site in site/
