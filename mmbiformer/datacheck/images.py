@@ -13,7 +13,6 @@ from mmbiformer.utils.errors import DataError, PipelineError
 from mmbiformer.utils.text import one_line
 
 from .checked_pipeline import CheckedPipeline, check_jpeg
-from .masks import inspect_mask
 from .report import Finding
 
 # Pipelines may fail on images with a side below this size, in pixels, or an
@@ -77,6 +76,9 @@ def inspect_image(
         tuple: The findings, and height and width of the loaded image, or None
         if it cannot be loaded.
     """
+    # It imports pycocotools, which classifiers do not need.
+    from .masks import inspect_mask
+
     info, masks = task
     path = info['img_path']
     if not osp.isfile(path):
