@@ -16,7 +16,7 @@ from mmbiformer.inference.inferencer import (
     quiet,
 )
 from mmbiformer.inference.media import read_image
-from mmbiformer.utils.config import build_model
+from mmbiformer.utils.config import build_model, task_of
 from mmbiformer.utils.errors import ConfigError, DataError
 from mmbiformer.utils.files import atomic_write
 
@@ -106,6 +106,22 @@ def check_requirements(path: Path, options: Options) -> None:
             "attention='ort' needs the operator for onnxruntime, which was "
             'not compiled when mmbiformer was installed; '
             "attention='portable' works without it"
+        )
+
+
+def check_task(cfg: Config) -> None:
+    """Check that a config is for a task whose models can be exported.
+
+    Args:
+        cfg (Config): Config of the model.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if task_of(cfg) == 'classification':
+        raise ConfigError(
+            'models for classification cannot be exported yet, only those '
+            f'for detection and segmentation; got config={cfg.filename!r}'
         )
 
 
@@ -236,6 +252,7 @@ def export(
             file computes something else; nothing is written then.
     """
     check_requirements(path, options)
+    check_task(cfg)
     check_size(cfg, options.sizes)
     model, classes = load_model(cfg, checkpoint)
     with atomic_write(path) as scratch:

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from exported import BODIES, save_model, write_config
+from exported import BODIES, CONFIGS, save_model, write_config
 
 from mmbiformer.deployment import rewrites, tracing, verify
 from mmbiformer.deployment.export import Options, export
@@ -45,6 +45,7 @@ def check(rows, number):
     assert rows[-1].images == 'grey'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('recipe', list(BODIES))
 def test_recipes_at_any_size(make, recipe):
     cfg, weights, path = make(recipe)
@@ -67,6 +68,7 @@ def load(path):
     return onnx.load(str(path))
 
 
+@pytest.mark.slow
 def test_no_detections_are_empty_outputs(make):
     cfg, weights, path = make('maskrcnn', score_thr=1)
     report = export(cfg, weights, path, Options())
@@ -98,6 +100,7 @@ def test_fixed_size_and_metadata(make):
     assert set(metadata['versions']) == {'mmbiformer', 'torch'}
 
 
+@pytest.mark.slow
 def test_backbone(make):
     cfg, weights, path = make('retinanet')
     check(export(cfg, weights, path, Options(backbone=True)).rows, 3)
@@ -127,6 +130,7 @@ def verify_graph(cfg):
     return graph_of(random_model(cfg), cfg)
 
 
+@pytest.mark.slow
 def test_pt2(make):
     cfg, weights, path = make('retinanet')
     path = path.with_suffix('.pt2')
@@ -136,6 +140,7 @@ def test_pt2(make):
     assert json.loads(extra['mmbiformer.json'])['task'] == 'object detection'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name', ['_upsample', '_pool_adaptively', '_pad', '_means']
 )
@@ -206,6 +211,12 @@ def test_head_that_cannot_be_exported(make):
     cfg.model.test_cfg.nms = dict(type='soft_nms', iou_threshold=0.5)
     with pytest.raises(ConfigError, match='soft_nms'):
         export(cfg, weights, path, Options())
+
+
+def test_classification_is_refused(tmp_path):
+    cfg = read_config(str(CONFIGS / 'classification/biformer_digits.py'))
+    with pytest.raises(ConfigError, match='classification cannot be exported'):
+        export(cfg, 'none.pth', tmp_path / 'model.onnx', Options())
 
 
 def test_missing_packages_are_named(make, monkeypatch):

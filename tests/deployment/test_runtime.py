@@ -1,5 +1,6 @@
 """Exported files in the tools that take a config and a checkpoint."""
 
+import functools
 import json
 import sys
 
@@ -25,19 +26,24 @@ onnx = pytest.importorskip('onnx')
 DIGITS = tuple('0123456789')
 
 
+RECIPES = [pytest.param('maskrcnn', marks=pytest.mark.slow), 'sfpn']
+
+
 @pytest.fixture(scope='module')
-def models(tmp_path_factory):
-    """Config, checkpoint and exported file of a detector and a segmentor."""
-    made = {}
-    for recipe in ('maskrcnn', 'sfpn'):
+def model_of(tmp_path_factory):
+    """Return config, checkpoint and exported file of a small model."""
+
+    @functools.cache
+    def make(recipe):
         folder = tmp_path_factory.mktemp(recipe)
         config = write_config(recipe, folder / 'config.py')
         classes = ('background', *DIGITS) if recipe == 'sfpn' else DIGITS
         weights = save_model(config, folder / 'weights.pth', classes)
         file = folder / 'model.onnx'
         export(read_config(str(config)), str(weights), file, Options())
-        made[recipe] = config, weights, file
-    return made
+        return config, weights, file
+
+    return make
 
 
 @pytest.fixture(scope='module')
@@ -51,11 +57,11 @@ def images(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize('recipe', ['maskrcnn', 'sfpn'])
+@pytest.mark.parametrize('recipe', RECIPES)
 def test_infer_gives_what_the_checkpoint_gives(
-    models, images, run_tool, tmp_path, recipe
+    model_of, images, run_tool, tmp_path, recipe
 ):
-    config, weights, file = models[recipe]
+    config, weights, file = model_of(recipe)
     results = {}
     for name, arguments in dict(torch=[config, weights], onnx=[file]).items():
         out = tmp_path / name
@@ -81,11 +87,11 @@ def test_infer_gives_what_the_checkpoint_gives(
             assert (one == other).mean() > 0.999
 
 
-@pytest.mark.parametrize('recipe', ['maskrcnn', 'sfpn'])
+@pytest.mark.parametrize('recipe', RECIPES)
 def test_test_gives_the_metrics_of_the_checkpoint(
-    models, digits, run_tool, tmp_path, recipe
+    model_of, digits, run_tool, tmp_path, recipe
 ):
-    config, weights, file = models[recipe]
+    config, weights, file = model_of(recipe)
     folder = tmp_path / 'data'
     folder.mkdir()
     (folder / 'digits').symlink_to(digits)
@@ -102,9 +108,9 @@ def test_test_gives_the_metrics_of_the_checkpoint(
         assert other[key] == pytest.approx(one[key], abs=1e-3), key
 
 
-def test_openvino(models):
+def test_openvino(model_of):
     pytest.importorskip('openvino')
-    file = str(models['sfpn'][2])
+    file = str(model_of('sfpn')[2])
     images = 255 * np.random.rand(2, 3, 70, 110)
     one = Session(file)(images)['logits']
     other = Session(file, 'openvino')(images)['logits']
@@ -112,13 +118,13 @@ def test_openvino(models):
 
 
 @pytest.mark.parametrize('runtime', ['onnxruntime', 'openvino'])
-def test_runtime_that_is_missing(models, monkeypatch, runtime):
+def test_runtime_that_is_missing(model_of, monkeypatch, runtime):
     monkeypatch.setitem(sys.modules, runtime, None)
     with pytest.raises(ConfigError, match=f'{runtime} is needed'):
-        Session(str(models['sfpn'][2]), runtime)
+        Session(str(model_of('sfpn')[2]), runtime)
 
 
-def test_files_that_are_not_ours(tmp_path, models):
+def test_files_that_are_not_ours(tmp_path):
     with pytest.raises(MissingFileError, match='model='):
         Session(str(tmp_path / 'none.onnx'))
     broken = tmp_path / 'broken.onnx'
@@ -155,15 +161,19 @@ def test_infer_names_a_foreign_file(run_tool, images, tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-def test_sizes_that_a_file_does_not_take(models, tmp_path):
-    session = Session(str(models['sfpn'][2]))
+def test_sizes_that_a_file_does_not_take(model_of, tmp_path):
+    session = Session(str(model_of('sfpn')[2]))
     session.metadata['input'].update(height=160, width=160)
     with pytest.raises(ConfigError, match='was exported for'):
         session(np.zeros((1, 3, 160, 161)))
 
 
-def test_triton_settings(models):
-    text = render('digits', Session(str(models['maskrcnn'][2])).metadata)
+def test_triton_settings():
+    metadata = dict(
+        input=dict(name='images', batch=None, height=None, width=None),
+        outputs=['boxes', 'scores', 'labels', 'masks'],
+    )
+    text = render('digits', metadata)
     assert 'backend: "onnxruntime"' in text
     assert 'dims: [ -1, 3, -1, -1 ]' in text
     assert 'dims: [ -1, -1, 28, 28 ]' in text
