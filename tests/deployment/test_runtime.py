@@ -57,6 +57,18 @@ def images(tmp_path_factory):
     return folder
 
 
+def test_files_describe_themselves(model_of):
+    metadata = Session(str(model_of('sfpn')[2])).metadata
+    assert metadata['task'] == 'semantic segmentation'
+    assert metadata['classes'] == ['background', *DIGITS]
+    assert len(metadata['palette']) == 11
+    assert metadata['n_win'] == 3
+    assert metadata['input']['height'] is None
+    assert metadata['test_pipeline'][0]['type'] == 'LoadImageFromFile'
+    assert len(metadata['checkpoint_sha256']) == 64
+    assert set(metadata['versions']) == {'mmbiformer', 'torch'}
+
+
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_infer_gives_what_the_checkpoint_gives(
     model_of, images, run_tool, tmp_path, recipe
@@ -159,6 +171,16 @@ def test_infer_names_a_foreign_file(run_tool, images, tmp_path):
     assert 'infer.py: error: model=' in done.stderr
     assert 'Traceback' not in done.stderr
     assert not (tmp_path / 'out').exists()
+
+
+def test_infer_takes_a_config_or_a_file(run_tool, images, tmp_path):
+    done = run_tool(
+        'infer.py', images, 'config.py', 'model.onnx', check=False,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert 'takes the place of config and checkpoint' in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_sizes_that_a_file_does_not_take(model_of, tmp_path):
