@@ -4,8 +4,8 @@
 
 BiFormer-S with random weights is exported in both forms of attention to a
 temporary folder, or to --folder, where files of an earlier run are used. All
-take turns in one process. It needs an otherwise idle machine, but for
---threads 1, with which the time of the CPU is also measured.
+take turns in one process. It needs an otherwise idle machine; with --threads 1,
+the time of the CPU is measured, which other processes hardly change.
 """
 
 import argparse
@@ -57,16 +57,18 @@ def export(
 
 
 def take_turns(
-    runs: Dict[str, Callable[[], object]], rounds: int
+    runs: Dict[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float],
 ) -> Dict[str, List[float]]:
     """Return the milliseconds of each run, by name."""
     times: Dict[str, List[float]] = {name: [] for name in runs}
     for i in range(-WARM_UP_RUNS, rounds):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if i >= 0:
-                times[name].append(1000 * (time.perf_counter() - start))
+                times[name].append(1000 * (clock() - start))
     return times
 
 
@@ -105,7 +107,8 @@ def main() -> None:
             session = Session(str(path), threads=args.threads)
             # Of other weights if the file is of an earlier run.
             runs[form] = lambda session=session: session(images.numpy())
-        times = take_turns(runs, args.rounds)
+        clock = time.perf_counter if args.threads > 1 else time.process_time
+        times = take_turns(runs, args.rounds, clock)
     base = min(times['torch'])
     print(f'{"":10}  least ms  median ms  of torch')
     for name, values in times.items():

@@ -317,8 +317,8 @@ class TestBadInput:
     def test_configs(self, refuse, tmp_path):
         assert "config='nowhere.py'" in refuse(config='nowhere.py')
         config = tmp_path / 'config.py'
-        config.write_text("default_scope = 'mmpretrain'\nmodel = dict()\n")
-        assert "default_scope='mmpretrain'" in refuse(config=config)
+        config.write_text("default_scope = 'mmpose'\nmodel = dict()\n")
+        assert "default_scope='mmpose'" in refuse(config=config)
         config.write_text(f"_base_ = '{DETECTION}'\ntest_dataloader = None\n")
         assert 'has no test_dataloader' in refuse(config=config)
 
