@@ -36,7 +36,6 @@ def native_extensions() -> List[Extension]:
         flags['_avx512'] = [
             f'-mavx512{part}' for part in ('f', 'bw', 'dq', 'vl')
         ] + ['-mfma']
-    common = ['-O3', '-g0', '-std=c++17', '-fopenmp', '-Wno-psabi']
     headers = [str(p.relative_to(ROOT)) for p in sorted(CSRC.rglob('*.h'))]
     # By the name of a library: what it is built from, and by which flags. The
     # operators for onnxruntime use its threads instead of OpenMP's.

@@ -23,6 +23,8 @@ import json
 import sys
 from pathlib import Path
 
+CONFIGS = ('.py', '.yml', '.yaml', '.json')
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -82,21 +84,28 @@ def parse_args() -> argparse.Namespace:
     add_cfg_options(parser)
     # Options may stand between the images and the config.
     args = parser.parse_intermixed_args()
-    if args.config is None and not is_exported(args.checkpoint):
+    exported = is_exported(args.checkpoint)
+    if args.config is None and not exported:
         # argparse gives the images all that it can.
         if len(args.images) < 2:
             parser.error('the images are followed by config and checkpoint')
         args.config = args.images.pop()
-    if is_exported(args.checkpoint):
+    if exported:
         if args.config is not None:
             args.images.append(args.config)
             args.config = None
+        configs = [path for path in args.images if path.endswith(CONFIGS)]
+        if configs:
+            parser.error(
+                'an exported file takes the place of config and checkpoint, '
+                f'got config={configs[-1]!r}, checkpoint={args.checkpoint!r}'
+            )
     elif args.runtime:
         parser.error(
             '--runtime is for exported files, got '
             f'checkpoint={args.checkpoint!r}'
         )
-    elif not args.config.endswith(('.py', '.yml', '.yaml', '.json')):
+    elif not args.config.endswith(CONFIGS):
         parser.error(
             'the images are followed by config and checkpoint, got '
             f'config={args.config!r}, checkpoint={args.checkpoint!r}'

@@ -1,7 +1,17 @@
 """Config and checkpoint to a verified file."""
 
+import functools
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 import torch
@@ -16,7 +26,7 @@ from mmbiformer.inference.inferencer import (
     quiet,
 )
 from mmbiformer.inference.media import read_image
-from mmbiformer.utils.config import build_model
+from mmbiformer.utils.config import build_model, task_of
 from mmbiformer.utils.errors import ConfigError, DataError
 from mmbiformer.utils.files import atomic_write
 
@@ -25,13 +35,15 @@ from .metadata import describe
 from .quantization import Loss, compare_files, quantize
 from .routing import RoutingGraph, describe_routing, verify_routing
 from .runtime import Session, custom_ops_library, require
+from .scenes import scene, sizes_to_try
 from .tracing import SMALLEST_SIDE, Sizes, trace, write_onnx, write_pt2
 from .verify import (
+    DRAWN,
+    GREY,
     Row,
     VerificationError,
     format_table,
-    scene,
-    sizes_to_try,
+    stable_scene,
     verify,
 )
 
@@ -109,6 +121,22 @@ def check_requirements(path: Path, options: Options) -> None:
         )
 
 
+def check_task(cfg: Config) -> None:
+    """Check that a config is for a task whose models can be exported.
+
+    Args:
+        cfg (Config): Config of the model.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if task_of(cfg) == 'classification':
+        raise ConfigError(
+            'models for classification cannot be exported yet, only those '
+            f'for detection and segmentation; got config={cfg.filename!r}'
+        )
+
+
 def check_size(cfg: Config, sizes: Sizes) -> None:
     """Check that the test pipeline makes images of a fixed size.
 
@@ -163,14 +191,16 @@ def prepare(cfg: Config, image: np.ndarray) -> np.ndarray:
     return data['inputs'].numpy()
 
 
-def _batches(cfg: Config, options: Options) -> List[Tuple[str, np.ndarray]]:
-    """Return the images to verify with."""
+def _batches(
+    cfg: Config, options: Options, draw: Callable[..., np.ndarray] = scene
+) -> List[Tuple[str, np.ndarray]]:
+    """Return the images to verify with; `draw` makes those of given sizes."""
     sizes = options.sizes
     batches = []
     for seed, (batch, height, width) in enumerate(sizes_to_try(sizes)):
-        batches.append(('drawn', scene(batch, height, width, seed)))
+        batches.append((DRAWN, draw(batch, height, width, seed)))
     batch, height, width = sizes_to_try(sizes)[-1]
-    batches.append(('grey', np.full((batch, 3, height, width), 114, np.uint8)))
+    batches.append((GREY, np.full((batch, 3, height, width), 114, np.uint8)))
     batches.extend(
         _prepared(cfg, path, sizes, '--verify') for path in options.images
     )
@@ -236,6 +266,7 @@ def export(
             file computes something else; nothing is written then.
     """
     check_requirements(path, options)
+    check_task(cfg)
     check_size(cfg, options.sizes)
     model, classes = load_model(cfg, checkpoint)
     with atomic_write(path) as scratch:
@@ -292,16 +323,17 @@ def write_verified(
         VerificationError: If it computes something else; the message has the
             table.
     """
-    batches = _batches(cfg, options)
     graph = graph_of(model, cfg, options.backbone)
     names = tuple(graph.output_names)
-    if options.routing:
-        graph = RoutingGraph(graph).eval()
-    program = trace(graph, options.sizes, options.attention)
     metadata = describe(
         cfg, model, names, classes, options.sizes._asdict(),
         options.attention, checkpoint,
     )  # fmt: skip
+    draw = functools.partial(stable_scene, model, metadata['task'])
+    batches = _batches(cfg, options, draw)
+    if options.routing:
+        graph = RoutingGraph(graph).eval()
+    program = trace(graph, options.sizes, options.attention)
     if options.routing:
         metadata['routing'] = describe_routing(model)
     if path.suffix == '.pt2':
@@ -315,7 +347,7 @@ def write_verified(
     rows = verify(run, model, metadata['task'], batches)
     if options.routing:
         rows += verify_routing(str(path), model, metadata['task'], batches)
-    if any(row.problem for row in rows):
+    if any(row.failed for row in rows):
         raise VerificationError(
             'the exported file does not compute what the model computes, and '
             f'was not kept\n{format_table(rows)}'

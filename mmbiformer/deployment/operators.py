@@ -125,7 +125,8 @@ def translations(opset: int) -> Dict[Callable, Callable]:
         boxes: Any, scores: Any, iou_threshold: float, max_output: int
     ) -> Any:
         selected = op.NonMaxSuppression(
-            boxes,
+            # Runtimes that do not follow shapes through the graph must know 4.
+            op.Reshape(boxes, ints(0, -1, 4)),
             op.Unsqueeze(scores, ints(1)),
             ints(max_output),
             op.Constant(value_floats=[iou_threshold]),

@@ -10,14 +10,16 @@ CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 BACKBONE = """
 model = dict(
     backbone=dict(
-        arch=dict(depths=(1, 1, 1, 1), dims=(32, 32, 32, 32), _delete_=True),
+        arch=dict(
+            depths=(1, 1, 1, 1), dims=(32, 32, 32, LAST_DIM), _delete_=True
+        ),
         n_win=3, topks=(1, 2, 4, -2),
     ),
 """
 """str: Begin of each config. Three regions per side divide few images."""
 BODIES = {
     'maskrcnn': """
-    neck=dict(in_channels=[32] * 4, out_channels=32),
+    neck=dict(in_channels=[32, 32, 32, LAST_DIM], out_channels=32),
     rpn_head=dict(in_channels=32, feat_channels=32),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=32),
@@ -32,18 +34,18 @@ BODIES = {
 )
 """,
     'retinanet': """
-    neck=dict(in_channels=[32] * 3, out_channels=32),
+    neck=dict(in_channels=[32, 32, LAST_DIM], out_channels=32),
     bbox_head=dict(in_channels=32, feat_channels=32, stacked_convs=1),
     test_cfg=dict(nms_pre=50, max_per_img=10, score_thr=SCORE_THR),
 )
 """,
     'sfpn': """
-    neck=dict(in_channels=[32] * 4, out_channels=32),
+    neck=dict(in_channels=[32, 32, 32, LAST_DIM], out_channels=32),
     decode_head=dict(in_channels=[32] * 4, channels=16),
 )
 """,
     'upernet': """
-    decode_head=dict(in_channels=[32] * 4, channels=16),
+    decode_head=dict(in_channels=[32, 32, 32, LAST_DIM], channels=16),
     auxiliary_head=dict(in_channels=32, channels=16),
 )
 """,
@@ -51,13 +53,14 @@ BODIES = {
 """dict[str, str]: The rest of each config, by recipe."""
 
 
-def write_config(recipe, path, score_thr=0.02):
+def write_config(recipe, path, score_thr=0.02, last_dim=32):
     """Write the config of a small model of a recipe.
 
     Args:
         recipe (str): One of :data:`BODIES`.
         path (Path): The file.
         score_thr (float): Score from which on detectors detect; 1 is none.
+        last_dim (int): Channels of the last stage.
 
     Returns:
         Path: The file.
@@ -67,9 +70,14 @@ def write_config(recipe, path, score_thr=0.02):
         if recipe in ('maskrcnn', 'retinanet')
         else ('segmentation')
     )
-    body = BODIES[recipe].replace('SCORE_THR', str(score_thr))
-    base = f"_base_ = '{CONFIGS}/{task}/{recipe}_biformer_digits.py'\n"
-    path.write_text(base + BACKBONE + body)
+    text = (
+        f"_base_ = '{CONFIGS}/{task}/{recipe}_biformer_digits.py'\n"
+        + BACKBONE
+        + BODIES[recipe]
+    )
+    for name, value in dict(SCORE_THR=score_thr, LAST_DIM=last_dim).items():
+        text = text.replace(name, str(value))
+    path.write_text(text)
     return path
 
 

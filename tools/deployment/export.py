@@ -80,8 +80,8 @@ def parse_args() -> argparse.Namespace:
         '--attention',
         choices=ATTENTIONS,
         default=ATTENTIONS[0],
-        help='routed attention by standard operators, or by our operator for '
-        'onnxruntime on CPUs (default: %(default)s)',
+        help="blocks by standard operators, or by ours for onnxruntime's "
+        'CPU (default: %(default)s)',
     )
     parser.add_argument(
         '--backbone', action='store_true', help='export the backbone only'
@@ -132,6 +132,11 @@ def run(args: argparse.Namespace) -> None:
     if args.triton is not None:
         if args.out.suffix != '.onnx':
             raise ConfigError('--triton is for .onnx files')
+        if args.attention != 'portable':
+            raise ConfigError(
+                'the server does not have our operators: --triton needs '
+                f'--attention portable, got --attention {args.attention}'
+            )
         check_repository(args.triton, args.out.stem, args.force)
     calibration, _ = find_files([args.calib]) if args.calib else ([], {})
     if args.calib is not None and not calibration:
