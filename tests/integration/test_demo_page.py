@@ -167,7 +167,8 @@ def test_placed_digits_are_found(desktop):
 def test_digits_of_people_drawn_by_mouse_are_found(desktop):
     """Digits that the model was not trained with, traced with the pen."""
     converter = runpy.run_path(ROOT / 'tools/dataset_converters/digits.py')
-    glyphs, labels = converter['split_digits'](0)['val']
+    numbers = converter['split_numbers'](0)['val']
+    glyphs, labels = converter['read_digits'](numbers)
     places = list(itertools.product((8, 62, 116), repeat=2))
     right = 0
     for start in range(0, 24, 6):
