@@ -4,8 +4,8 @@
 
 BiFormer-S with random weights is exported in both forms of attention to a
 temporary folder, or to --folder, where files of an earlier run are used. All
-take turns in one process. It needs an otherwise idle machine; with --threads 1,
-the time of the CPU is measured, which other processes hardly change.
+take turns in one process. It needs an idle machine; with --threads 1, the time
+of the CPU is measured, which other processes hardly change.
 """
 
 import argparse

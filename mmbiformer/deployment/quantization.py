@@ -1,5 +1,7 @@
 """Files in whole numbers of 8 bits: smaller, and a little off."""
 
+import contextlib
+import logging
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Sequence
 
@@ -55,28 +57,41 @@ def quantize(
     quantization = require('onnxruntime.quantization')
     onnx = require('onnx')
     weight = quantization.QuantType.QInt8
-    if mode == 'dynamic':
-        quantization.quantize_dynamic(
-            str(source), str(target), per_channel=True, weight_type=weight,
-        )  # fmt: skip
-    else:
-        if not batches:
-            raise ConfigError('int8 static needs images for calibration')
-        quantization.quantize_static(
-            str(source),
-            str(target),
-            _reader(quantization, batches),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=['Conv', 'MatMul', 'Gemm'],
-            per_channel=True,
-            weight_type=weight,
-            activation_type=quantization.QuantType.QUInt8,
-        )
+    with _quiet():
+        if mode == 'dynamic':
+            quantization.quantize_dynamic(
+                str(source), str(target), per_channel=True, weight_type=weight,
+            )  # fmt: skip
+        else:
+            if not batches:
+                raise ConfigError('int8 static needs images for calibration')
+            quantization.quantize_static(
+                str(source),
+                str(target),
+                _reader(quantization, batches),
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=['Conv', 'MatMul', 'Gemm'],
+                per_channel=True,
+                weight_type=weight,
+                activation_type=quantization.QuantType.QUInt8,
+            )
     # onnxruntime leaves out what the file says of itself.
     written = onnx.load(str(target))
     del written.metadata_props[:]
     written.metadata_props.extend(onnx.load(str(source)).metadata_props)
     onnx.save(written, str(target))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide onnxruntime's advice, which goes to the root logger."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _reader(quantization: object, batches: Sequence[np.ndarray]) -> object:
