@@ -123,7 +123,7 @@ class Unusual(torch.nn.Module):
 @pytest.mark.parametrize(
     ('backbone', 'reason'),
     [
-        (dict(type='mmpretrain.ConvNeXt'), 'mmpretrain.ConvNeXt'),
+        (dict(type='mmpose.ConvNeXt'), 'mmpose.ConvNeXt'),
         (dict(type=Unusual, package='timm'), 'built .*timm is not installed'),
         (dict(type=Unusual, package=None), 'run on images .*text'),
     ],
