@@ -70,12 +70,7 @@ def supports(q: Tensor, num_heads: int) -> bool:
         bool: Whether the map is float32 or float64 on a CPU, with a multiple
         of 16 channels in each head.
     """
-    return (
-        is_available()
-        and q.device.type == 'cpu'
-        and q.dtype in TYPES
-        and q.shape[-1] // num_heads % HEAD_DIM == 0
-    )
+    return q.dtype in TYPES and _supports_layout(q, num_heads)
 
 
 def supports_in_float32(q: Tensor, num_heads: int) -> bool:
@@ -92,10 +87,17 @@ def supports_in_float32(q: Tensor, num_heads: int) -> bool:
         of 16 channels in each head.
     """
     return (
-        is_available()
+        q.dtype in (torch.bfloat16, torch.float16)
         and not torch.is_grad_enabled()
+        and _supports_layout(q, num_heads)
+    )
+
+
+def _supports_layout(q: Tensor, num_heads: int) -> bool:
+    """Return whether the compiled code is there for this device and heads."""
+    return (
+        is_available()
         and q.device.type == 'cpu'
-        and q.dtype in (torch.bfloat16, torch.float16)
         and q.shape[-1] // num_heads % HEAD_DIM == 0
     )
 
