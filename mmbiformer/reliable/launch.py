@@ -1,5 +1,6 @@
 """Several processes: without a GPU, and their errors."""
 
+import gc
 import json
 import os
 import time
@@ -73,7 +74,9 @@ def leave_process_group() -> None:
     """Destroy the process group at the end of a run.
 
     If the interpreter did it at its exit, gloo's threads could abort the
-    process.
+    process: they release tensors, for which they need an interpreter.
     """
     if dist.is_initialized():
+        # A model wrapper that nobody uses would still hold the group.
+        gc.collect()
         dist.destroy_process_group()
