@@ -11,8 +11,13 @@ from types import FrameType
 from typing import Any, Dict, Iterator, List, Optional
 
 import torch
-from mmengine.dist import all_reduce, get_world_size, is_main_process
-from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.dist import (
+    all_reduce,
+    get_world_size,
+    is_main_process,
+    master_only,
+)
+from mmengine.hooks import CheckpointHook, EMAHook, Hook, LoggerHook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -240,6 +245,21 @@ def check_finite(model: nn.Module) -> None:
                 f'the weights hold numbers that are not finite ({name}), and '
                 'are not saved'
             )
+
+
+class SafeLoggerHook(LoggerHook):
+    """mmengine's LoggerHook, whose first process alone writes the metrics.
+
+    All processes write the same file there, at the same time: it then may hold
+    the end of one text after the other.
+    """
+
+    @master_only
+    def after_test_epoch(
+        self, runner: Runner, metrics: Optional[Dict[str, float]] = None
+    ) -> None:
+        """Write the metrics of a test to the log and to a file."""
+        super().after_test_epoch(runner, metrics)
 
 
 class SafeCheckpointHook(CheckpointHook):

@@ -17,7 +17,7 @@ from mmengine.fileio import (
     LocalBackend,
     get_file_backend,
 )
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, LoggerHook
 from mmengine.model import (
     BaseTTAModel,
     is_model_wrapper,
@@ -69,6 +69,7 @@ from .hooks import (
     IterationSeed,
     LabelCheck,
     SafeCheckpointHook,
+    SafeLoggerHook,
     check_finite,
 )
 from .loops import ResumableEpochBasedTrainLoop, SkippedBatches, check_loop
@@ -172,12 +173,17 @@ class CheckedRunner(Runner):
         hooks = dict(hooks or {})
         if 'checkpoint' not in hooks:
             hooks['checkpoint'] = dict(type='CheckpointHook', interval=1)
-        checkpoint = hooks['checkpoint']
-        if isinstance(checkpoint, dict):
-            kind = checkpoint.get('type')
-            kind = HOOKS.get(kind) if isinstance(kind, str) else kind
-            if kind is CheckpointHook:
-                hooks['checkpoint'] = dict(checkpoint, type=SafeCheckpointHook)
+        hooks.setdefault('logger', dict(type='LoggerHook'))
+        for name, stock, ours in (
+            ('checkpoint', CheckpointHook, SafeCheckpointHook),
+            ('logger', LoggerHook, SafeLoggerHook),
+        ):
+            hook = hooks[name]
+            if isinstance(hook, dict):
+                kind = hook.get('type')
+                kind = HOOKS.get(kind) if isinstance(kind, str) else kind
+                if kind is stock:
+                    hooks[name] = dict(hook, type=ours)
         super().register_default_hooks(hooks)
         if self.cfg.get('default_scope') == 'mmseg':
             self.register_hook(LabelCheck())

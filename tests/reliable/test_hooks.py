@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import nullcontext
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -23,7 +24,12 @@ from toy import ToyDataset, toy_runner
 
 import mmbiformer  # noqa: F401 (teaches torch what mmengine saves)
 from mmbiformer.reliable.batches import RunDataLoader, shield_workers
-from mmbiformer.reliable.hooks import SIGNALS, Interruption, LabelCheck
+from mmbiformer.reliable.hooks import (
+    SIGNALS,
+    Interruption,
+    LabelCheck,
+    SafeLoggerHook,
+)
 from mmbiformer.utils.errors import (
     ConfigError,
     DataError,
@@ -374,6 +380,19 @@ def test_every_iteration_draws_its_own(tmp_path):
     runner.register_hook(Draw())
     runner.train()
     assert len(set(drawn)) == len(drawn) == 12
+
+
+@pytest.mark.parametrize('rank', [0, 1])
+def test_the_first_process_alone_writes_metrics(tmp_path, monkeypatch, rank):
+    runner = toy_runner(tmp_path)
+    (hook,) = (one for one in runner.hooks if type(one) is SafeLoggerHook)
+    hook.before_run(runner)
+    monkeypatch.setattr('mmengine.dist.utils.get_rank', lambda group: rank)
+    log = Mock(get_log_after_epoch=Mock(return_value=(dict(mIoU=0.5), '')))
+    hook.after_test_epoch(
+        Mock(log_processor=log, test_dataloader=[0], log_dir=str(tmp_path))
+    )
+    assert len(list(tmp_path.glob('*.json'))) == (rank == 0)
 
 
 class TestLabelCheck:
