@@ -64,14 +64,14 @@ from mmbiformer.utils.text import list_some
 from .batches import RunDataLoader, make_resumable, shield_workers
 from .features import check_features
 from .hooks import (
-    Interruption,
     InvalidLossCheck,
     IterationSeed,
-    LabelCheck,
     SafeCheckpointHook,
     SafeLoggerHook,
     check_finite,
 )
+from .interruption import Interruption
+from .labels import LabelCheck
 from .loops import ResumableEpochBasedTrainLoop, SkippedBatches, check_loop
 from .resume import Schedule, find_checkpoint
 

@@ -7,7 +7,7 @@ import torch
 from mmengine.fileio import BaseStorageBackend, register_backend
 from toy import ToyModel, toy_runner
 
-from mmbiformer.reliable.hooks import LabelCheck
+from mmbiformer.reliable.labels import LabelCheck
 from mmbiformer.utils.datasets import leaf_datasets
 from mmbiformer.utils.errors import CheckpointError, ConfigError, DataError
 

@@ -9,6 +9,7 @@ import uuid
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.structures import BaseDataElement
@@ -106,3 +107,20 @@ def toy_runner(work_dir, **options):
     )
     cfg.merge_from_dict(options)
     return build_runner(cfg)
+
+
+class At(Hook):
+    """Do something at an iteration, or in a validation."""
+
+    def __init__(self, iteration, action, mode='train'):
+        self.iteration = iteration
+        self.action = action
+        self.mode = mode
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if self.mode == 'train' and runner.iter + 1 == self.iteration:
+            self.action()
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        if self.mode == 'val' and runner.iter == self.iteration:
+            self.action()
