@@ -115,11 +115,12 @@ def test_ctrl_c_in_each_step(project, step):
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
 def test_a_command_does_not_outlive_the_set_up(project, number):
     """Asked to stop alone, the set-up stops what it has started."""
+    command = ['sh', '-c', 'sleep 0.3; echo $$ >&2; exec sleep 60']
     code = (
         'import interrupts\n'
         'interrupts.GRACE = 0.1\n'
         'interrupts.raise_on_stop()\n'
-        'interrupts.run(["sh", "-c", "sleep 0.3; echo $$ >&2; exec sleep 60"])\n'
+        f'interrupts.run({command})\n'
     )
     process = subprocess.Popen(
         [sys.executable, '-c', code],
