@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from exported import BODIES, save_model, write_config
-from mmengine.config import Config
 
 from mmbiformer.deployment import rewrites, verify
 from mmbiformer.deployment.export import Options, export
@@ -194,12 +193,6 @@ def test_head_that_cannot_be_exported(make):
     cfg.model.test_cfg.nms = dict(type='soft_nms', iou_threshold=0.5)
     with pytest.raises(ConfigError, match='soft_nms'):
         export(cfg, weights, path, Options())
-
-
-def test_classification_is_refused(tmp_path):
-    cfg = Config(dict(default_scope='mmpretrain', model=dict()))
-    with pytest.raises(ConfigError, match='classification cannot be exported'):
-        export(cfg, 'none.pth', tmp_path / 'model.onnx', Options())
 
 
 def test_missing_packages_are_named(make, monkeypatch):
