@@ -114,6 +114,6 @@ def _head_of(model: nn.Module) -> str:
             'decode_head',
             'head',
         )
-        if hasattr(model, name)
+        if getattr(model, name, None) is not None
     ]
     return f' with {names[0]}' if names else ''
