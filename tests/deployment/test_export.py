@@ -8,10 +8,10 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from exported import BODIES, save_model, write_config
+from exported import BODIES, random_model, save_model, write_config
 
 from mmbiformer.deployment import rewrites, verify
-from mmbiformer.deployment.export import Options, export
+from mmbiformer.deployment.export import Options, export, write_verified
 from mmbiformer.deployment.runtime import custom_ops_library
 from mmbiformer.deployment.tracing import Sizes
 from mmbiformer.deployment.verify import VerificationError
@@ -110,6 +110,33 @@ def test_our_operators_compute_whole_blocks(make):
     assert Counter(node.op_type for node in nodes) == dict(
         Depthwise=8, NormQkv=3, RoutedAttention=4, AddLinear=4, Mlp=4
     )
+
+
+@pytest.mark.parametrize(
+    ('attention', 'operators'),
+    [
+        ('portable', {}),
+        (
+            'ort',
+            dict(
+                Depthwise=4, NormQkv=3, RoutedAttention=4, AddLinear=4, Mlp=4
+            ),
+        ),
+    ],
+)
+def test_blocks_of_the_layout_of_swin(make, attention, operators):
+    if operators and custom_ops_library() is None:
+        pytest.skip('not compiled')
+    cfg, _, path = make('sfpn', last_dim=128)
+    cfg.model.backbone.arch.layout = 'stl'
+    options = Options(Sizes(1, 64, 64), attention=attention, backbone=True)
+    names = dict(classes=DIGITS, palette=[[0, 0, 0]] * 10)
+    rows, _ = write_verified(
+        cfg, random_model(cfg), names, None, path, options
+    )
+    check(rows, 1)
+    nodes = [x for x in load(path).graph.node if x.domain == 'mmbiformer']
+    assert Counter(node.op_type for node in nodes) == operators
 
 
 @pytest.mark.slow
