@@ -28,6 +28,11 @@ import time
 from pathlib import Path
 from typing import Iterator
 
+if __name__ == '__main__':
+    # Ctrl-C during the imports ends the script without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import interrupts
 import torch
 from mmcv_source import REQUIREMENTS, cache_root, python_tag, unpack_source
 from simple_index import DownloadError
@@ -123,7 +128,7 @@ def precompile_header(folder: Path) -> str:
     compiled = folder / 'torch_pch.h.gch'
     command = compiler + header_flags()
     say("precompiling torch's headers (about half a minute)")
-    made = subprocess.run(
+    failed = interrupts.run(
         [*command, '-x', 'c++-header', header, '-o', compiled]
     )
     # -H lists the headers that gcc opens, a precompiled one after '!'.
@@ -133,7 +138,7 @@ def precompile_header(folder: Path) -> str:
         capture_output=True,
         text=True,
     )
-    if made.returncode or f'! {compiled}' not in used.stderr:
+    if failed or f'! {compiled}' not in used.stderr:
         compiled.unlink(missing_ok=True)
         return ''
     return f'-include {header}'
@@ -246,10 +251,7 @@ def install(wheel: Path) -> bool:
         [*PIP, 'install', '--quiet', wheel],
         [sys.executable, '-c', LOAD_OPS],
     ]
-    return all(
-        subprocess.run(command, stdout=sys.stderr).returncode == 0
-        for command in commands
-    )
+    return all(interrupts.run(command) == 0 for command in commands)
 
 
 def main() -> None:
@@ -278,6 +280,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    interrupts.raise_on_stop()
     try:
         main()
     except KeyboardInterrupt:

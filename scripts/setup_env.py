@@ -39,11 +39,14 @@ import time
 from pathlib import Path
 from typing import Iterator
 
+import interrupts
 from mmcv_source import REQUIREMENTS, cache_root
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / 'scripts'
-MODULES = ('setup_env', 'build_mmcv', 'mmcv_source', 'simple_index')
+MODULES = (
+    'setup_env', 'build_mmcv', 'mmcv_source', 'simple_index', 'interrupts'
+)  # fmt: skip
 REQUIREMENT_FILES = ROOT / 'requirements'
 # What tests and tools need.
 TOOLS = [
@@ -102,6 +105,13 @@ print(json.dumps(dict(
     mmbiformer=folder('mmbiformer'))))
 """
 
+# Ctrl-C ends it without a traceback.
+MAKE_VENV = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+runpy.run_module('venv', run_name='__main__')
+"""
+
 
 def say(message: str) -> None:
     """Print the progress of the set-up."""
@@ -110,10 +120,9 @@ def say(message: str) -> None:
 
 def run(*command: object) -> None:
     """Run a command with its output on stderr; exit if it fails."""
-    command = [str(part) for part in command]
-    result = subprocess.run(command, stdout=sys.stderr)
-    if result.returncode:
-        sys.exit(f'[setup] error: command failed: {shlex.join(command)}')
+    if interrupts.run(command):
+        line = shlex.join(str(part) for part in command)
+        sys.exit(f'[setup] error: command failed: {line}')
 
 
 def pip_install(python: Path, *arguments: object) -> None:
@@ -148,6 +157,18 @@ def lock(path: Path) -> Iterator[None]:
             say(f'waiting for another set-up, which holds {path}')
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def forget_unfinished(venv: Path) -> None:
+    """Let pip install again the packages in which it was interrupted.
+
+    It takes a package for installed when the metadata are there, although
+    programs such as ``mypy``, and last the file ``INSTALLER``, come later.
+    """
+    for info in venv.glob('lib/python*/site-packages/*.dist-info'):
+        if not (info / 'INSTALLER').is_file():
+            say(f'{info.stem} is not complete, and is installed again')
+            shutil.rmtree(info)
 
 
 def find_python(family: str) -> str:
@@ -313,7 +334,8 @@ def make_venv(family: str, classification: bool) -> Path:
         start = time.monotonic()
         base = find_python(family)
         say(f'[1/5] virtual environment in {venv}, with {base}')
-        run(base, '-m', 'venv', venv)
+        forget_unfinished(venv)
+        run(base, '-c', MAKE_VENV, venv)
         say('[2/5] torch')
         pip_install(python, *torch_arguments(classification))
         # After torch, which brings the newest setuptools.
@@ -383,6 +405,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    interrupts.raise_on_stop()
     try:
         main()
     except KeyboardInterrupt:

@@ -36,7 +36,14 @@ _DATA_TYPES = [
 ]
 
 MMENGINE_TYPES = [
-    *_DATA_TYPES,
+    # By their names: mmengine's fork takes bare types off torch's list again
+    # after it has loaded a file.
+    *(
+        item
+        if isinstance(item, tuple)
+        else (item, f'{item.__module__}.{item.__qualname__}')
+        for item in _DATA_TYPES
+    ),
     *((_reconstruct, f'{module}._reconstruct') for module in _NUMPY_MODULES),
 ]
 """list: The plain data in mmengine's checkpoints: the log of the training, as

@@ -8,14 +8,18 @@ takes about 0.1 s there, so the cases are small.
 import logging
 import sys
 
+import mmengine.optim  # noqa: F401
 import pytest
 import torch
 
-from mmbiformer.ops import routed_attention
-from mmbiformer.ops.backends import triton
+# With torch 2.6, mmengine imports both.
+BEFORE = set(sys.modules)
+
+from mmbiformer.ops import routed_attention  # noqa: E402
+from mmbiformer.ops.backends import triton  # noqa: E402
 
 HALF = torch.float16
-IMPORTED = {'triton', 'torch._dynamo'} & {*sys.modules}
+IMPORTED = {'triton', 'torch._dynamo'} & ({*sys.modules} - BEFORE)
 
 
 def test_importing_the_package_imports_neither_triton_nor_dynamo():
@@ -227,10 +231,14 @@ def test_only_what_has_the_maps_size_is_kept():
 
 @pytest.mark.parametrize('precision', ['ieee', 'tf32'])
 def test_float32_follows_the_setting_of_torch(monkeypatch, precision):
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = precision
+    matmul = torch.backends.cuda.matmul
+    name, value = 'fp32_precision', precision
+    if not hasattr(matmul, name):
+        name, value = 'allow_tf32', precision == 'tf32'
+    before = getattr(matmul, name)
+    setattr(matmul, name, value)
     try:
         actual = triton._float32_precision()
     finally:
-        torch.backends.cuda.matmul.fp32_precision = before
+        setattr(matmul, name, before)
     assert actual == {'ieee': 'tf32x3', 'tf32': 'tf32'}[precision]

@@ -193,7 +193,7 @@ def test_the_arguments_of_save_checkpoint_are_mmengines(tmp_path, name):
     """In their order, and without those that have a default."""
     runner = toy_runner(tmp_path / 'run', custom_hooks=[])
     runner.train()
-    runner.save_checkpoint(tmp_path, name, None, False, False)
+    runner.save_checkpoint(str(tmp_path), name, None, False, False)
     saved = torch.load(tmp_path / name, weights_only=True)
     assert not {'optimizer', 'param_schedulers'} & set(saved)
     assert saved['meta']['iter'] == 12

@@ -122,3 +122,16 @@ def test_an_unknown_family_is_refused():
     )
     assert result.returncode == 1
     assert "got FAMILY='other'" in result.stderr
+
+
+def test_packages_that_were_not_completed_are_installed_again(tmp_path):
+    site_packages = tmp_path / 'lib/python3.12/site-packages'
+    whole = site_packages / 'mmcv-2.1.0.dist-info'
+    half = site_packages / 'mypy-2.3.0.dist-info'
+    for folder in (whole, half):
+        folder.mkdir(parents=True)
+        (folder / 'METADATA').touch()
+    (whole / 'INSTALLER').touch()
+    setup_env.forget_unfinished(tmp_path)
+    assert whole.is_dir()
+    assert not half.exists()
