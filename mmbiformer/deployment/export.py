@@ -26,7 +26,7 @@ from mmbiformer.inference.inferencer import (
     quiet,
 )
 from mmbiformer.inference.media import read_image
-from mmbiformer.utils.config import build_model, task_of
+from mmbiformer.utils.config import build_model
 from mmbiformer.utils.errors import ConfigError, DataError
 from mmbiformer.utils.files import atomic_write
 
@@ -121,22 +121,6 @@ def check_requirements(path: Path, options: Options) -> None:
         )
 
 
-def check_task(cfg: Config) -> None:
-    """Check that a config is for a task whose models can be exported.
-
-    Args:
-        cfg (Config): Config of the model.
-
-    Raises:
-        ConfigError: If it is not.
-    """
-    if task_of(cfg) == 'classification':
-        raise ConfigError(
-            'models for classification cannot be exported yet, only those '
-            f'for detection and segmentation; got config={cfg.filename!r}'
-        )
-
-
 def check_size(cfg: Config, sizes: Sizes) -> None:
     """Check that the test pipeline makes images of a fixed size.
 
@@ -178,16 +162,21 @@ def prepare(cfg: Config, image: np.ndarray) -> np.ndarray:
     """
     from mmengine.registry import DefaultScope
 
-    steps = [
-        dict(step, type='mmdet.LoadImageFromNDArray')
-        if step.type == 'LoadImageFromFile' and cfg.default_scope == 'mmdet'
-        else dict(step, type='LoadImageFromNDArray')
-        if step.type == 'LoadImageFromFile'
-        else step
-        for step in image_dataset(cfg).pipeline
-    ]
+    size = image.shape[:2]
+    data = dict(
+        img=image, img_id=0, img_path='', img_shape=size, ori_shape=size
+    )
+    steps = []
+    for step in image_dataset(cfg).pipeline:
+        if step.type != 'LoadImageFromFile':
+            steps.append(step)
+        elif cfg.default_scope != 'mmpretrain':
+            # mmpretrain has no such step.
+            steps.append(
+                dict(step, type=f'{cfg.default_scope}.LoadImageFromNDArray')
+            )
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        data = Compose(steps)(dict(img=image, img_id=0, img_path=''))
+        data = Compose(steps)(data)
     return data['inputs'].numpy()
 
 
@@ -266,7 +255,6 @@ def export(
             file computes something else; nothing is written then.
     """
     check_requirements(path, options)
-    check_task(cfg)
     check_size(cfg, options.sizes)
     model, classes = load_model(cfg, checkpoint)
     with atomic_write(path) as scratch:

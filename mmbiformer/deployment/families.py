@@ -9,7 +9,12 @@ from mmbiformer.utils.config import task_of
 from mmbiformer.utils.errors import ConfigError
 
 from .detectors import OneStageGraph
-from .graphs import BackboneGraph, SegmentorGraph
+from .graphs import (
+    BackboneGraph,
+    ClassifierGraph,
+    SegmentorGraph,
+    is_overridden,
+)
 from .two_stage import TwoStageGraph
 
 _Family = Callable[[nn.Module], Optional[Callable[[nn.Module], nn.Module]]]
@@ -41,9 +46,26 @@ def _plain_features(model: nn.Module, kind: type) -> bool:
     return type(model).extract_feat is kind.extract_feat
 
 
+def _classifier(model: nn.Module) -> Optional[type]:
+    """Return the graph of mmpretrain's classifiers of one class per image."""
+    from mmpretrain.models import ClsHead, ImageClassifier
+
+    plain = isinstance(model, ImageClassifier) and isinstance(
+        model.head, ClsHead
+    )
+    if (
+        not plain
+        or is_overridden(model, ImageClassifier, 'extract_feat', 'predict')
+        or is_overridden(model.head, ClsHead, 'predict', '_get_predictions')
+    ):
+        return None
+    return ClassifierGraph
+
+
 FAMILIES: Tuple[Tuple[str, _Family], ...] = (
     ('detection', _detector),
     ('segmentation', _segmentor),
+    ('classification', _classifier),
 )
 """tuple: By task, what finds the graph of a model; None where there is none.
 A new kind of models is a line here and a graph."""
@@ -75,8 +97,9 @@ def graph_of(
     head = _head_of(model)
     raise ConfigError(
         f"{type(model).__name__}{head} cannot be exported: only mmdet's "
-        "SingleStageDetector and TwoStageDetector and mmseg's EncoderDecoder "
-        'with their own predict can, and of others the backbone, by --backbone'
+        "SingleStageDetector and TwoStageDetector, mmseg's EncoderDecoder and "
+        "mmpretrain's ImageClassifier with a ClsHead can, all with their own "
+        'predict, and of others the backbone, by --backbone'
     )
 
 
@@ -84,7 +107,13 @@ def _head_of(model: nn.Module) -> str:
     """Return the type of a model's head for messages."""
     names: List[str] = [
         type(getattr(model, name)).__name__
-        for name in ('bbox_head', 'panoptic_head', 'roi_head', 'decode_head')
-        if hasattr(model, name)
+        for name in (
+            'bbox_head',
+            'panoptic_head',
+            'roi_head',
+            'decode_head',
+            'head',
+        )
+        if getattr(model, name, None) is not None
     ]
     return f' with {names[0]}' if names else ''

@@ -13,7 +13,7 @@ class Preprocessing(nn.Module):
     """The part of a data preprocessor that computes: colours and padding.
 
     Args:
-        preprocessor (nn.Module): Of mmdet, mmseg or mmengine.
+        preprocessor (nn.Module): Of mmdet, mmseg, mmpretrain or mmengine.
 
     Raises:
         ConfigError: If it pads to a fixed size.
@@ -22,9 +22,9 @@ class Preprocessing(nn.Module):
     def __init__(self, preprocessor: nn.Module) -> None:
         super().__init__()
         own = vars(preprocessor)
-        self.swap = bool(
-            own.get('channel_conversion', own.get('_channel_conversion'))
-        )
+        # By mmseg, mmengine and mmpretrain.
+        names = 'channel_conversion', '_channel_conversion', 'to_rgb'
+        self.swap = any(own.get(name) for name in names)
         mean = std = None
         if own.get('_enable_normalize'):
             mean, std = preprocessor.mean.clone(), preprocessor.std.clone()
@@ -64,7 +64,7 @@ class BackboneGraph(nn.Module):
     """Images to the maps of a backbone.
 
     Args:
-        model (nn.Module): Detector or segmentor.
+        model (nn.Module): Detector, segmentor or classifier.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -130,6 +130,35 @@ class SegmentorGraph(nn.Module):
             columns = torch.arange(images.shape[3], device=x.device)
             logits = logits.index_select(2, rows).index_select(3, columns)
         return logits
+
+
+class ClassifierGraph(nn.Module):
+    """Images to the probabilities of their classes.
+
+    Args:
+        model (nn.Module): An ``ImageClassifier`` of mmpretrain, whose head
+            takes the softmax of what it computes.
+    """
+
+    output_names = ('scores', 'logits')
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.prepare = Preprocessing(model.data_preprocessor)
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tuple[Tensor, Tensor]:
+        """Compute the probabilities, and what they are the softmax of.
+
+        Args:
+            images (Tensor): Images of shape (N, C, H, W).
+
+        Returns:
+            tuple[Tensor, Tensor]: Both of shape (N, classes).
+        """
+        maps = self.model.extract_feat(self.prepare(images))
+        logits = self.model.head(maps)
+        return logits.softmax(dim=1), logits
 
 
 def is_overridden(module: nn.Module, base: type, *names: str) -> bool:

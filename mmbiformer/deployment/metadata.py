@@ -85,6 +85,8 @@ def describe(
         kind = 'backbone'
     elif task == 'segmentation':
         kind = 'semantic segmentation'
+    elif task == 'classification':
+        kind = 'image classification'
     else:
         masks = 'masks' in outputs
         kind = 'instance segmentation' if masks else 'object detection'

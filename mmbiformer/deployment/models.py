@@ -1,5 +1,6 @@
-"""Exported files in the place of models, for mmdet's and mmseg's tools."""
+"""Exported files in the place of models, for the frameworks' tools."""
 
+import importlib.util
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ TASKS = {
     'object detection': 'mmdet',
     'instance segmentation': 'mmdet',
     'semantic segmentation': 'mmseg',
+    'image classification': 'mmpretrain',
 }
 """dict[str, str]: The framework of each task that tools can test."""
 
@@ -78,11 +80,11 @@ class ExportedModel(BaseModel):
                 f'an exported file can only predict, got mode={mode!r}'
             )
         outputs = self.run([np.asarray(image.cpu()) for image in inputs])
-        add = (
-            self._add_pixels
-            if 'logits' in self.session.output_names
-            else self._add_instances
-        )
+        add = dict(
+            mmdet=self._add_instances,
+            mmseg=self._add_pixels,
+            mmpretrain=self._add_scores,
+        )[TASKS[self.metadata['task']]]
         for sample, output in zip(data_samples or [], outputs, strict=True):
             add(sample, output)
         return data_samples
@@ -112,6 +114,12 @@ class ExportedModel(BaseModel):
                 )
                 outputs.update(zip(some, results, strict=False))
         return [outputs[i] for i in range(len(images))]
+
+    def _add_scores(self, sample: Any, output: dict) -> None:
+        """Add the probabilities of the classes, and the most probable one."""
+        scores = torch.from_numpy(output['scores'])
+        sample.set_pred_score(scores)
+        sample.set_pred_label(scores.argmax(dim=0, keepdim=True))
 
     def _add_pixels(self, sample: Any, output: dict) -> None:
         """Add classes and logits of pixels, in the size of the file."""
@@ -172,13 +180,21 @@ def check_task(session: Session) -> None:
         session (Session): The file.
 
     Raises:
-        ConfigError: If it is of a backbone.
+        ConfigError: If it is of a backbone, or the framework of its task is
+            not installed.
     """
     task = session.metadata['task']
     if task not in TASKS:
         raise ConfigError(
             f'model={session.path!r} is of the task {task!r}; one of '
             f'{tuple(TASKS)} is needed'
+        )
+    framework = TASKS[task]
+    if importlib.util.find_spec(framework) is None:
+        raise ConfigError(
+            f'model={session.path!r} is for {task}: its images are prepared, '
+            f'its results drawn and evaluated by {framework}, which is not '
+            'installed. Without it, run the file as examples/python does'
         )
 
 

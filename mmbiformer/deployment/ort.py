@@ -40,12 +40,15 @@ def supports(block: BiFormerBlock) -> bool:
         linears = [attention.qkv, attention.proj]
     else:
         return False
-    first, _, activation, second = block.mlp
+    first, *_, activation, second = block.mlp
+    convolutions = [attention.lepe]
+    if block.pos_embed is not None:
+        convolutions.append(block.pos_embed)
     dim = block.norm1.normalized_shape[0]
     layers = (
         *((one, nn.Linear) for one in (*linears, first, second)),
         *((one, nn.LayerNorm) for one in (block.norm1, block.norm2)),
-        *((one, nn.Conv2d) for one in (block.pos_embed, attention.lepe)),
+        *((one, nn.Conv2d) for one in convolutions),
         (activation, nn.GELU),
     )
     return all(type(one) is kind for one, kind in layers) and not (
@@ -144,7 +147,8 @@ def block(self: BiFormerBlock, x: Tensor) -> Tensor:
     """
     attention = self.attn
     x = x.permute(0, 2, 3, 1)
-    x = _depthwise(self.pos_embed, x, x)
+    if self.pos_embed is not None:
+        x = _depthwise(self.pos_embed, x, x)
     if isinstance(attention, BiLevelRoutingAttention):
         q, k, v = _normed_qkv(
             self.norm1, attention.qkv.qkv, x, attention.n_win
@@ -166,7 +170,7 @@ def block(self: BiFormerBlock, x: Tensor) -> Tensor:
         context, linear = normed, attention.proj
     out = _depthwise(attention.lepe, context, out)
     x = _node('AddLinear', (out, x, linear.weight, linear.bias), x)
-    first, _, _, second = self.mlp
+    first, *_, second = self.mlp
     x = _node(
         'Mlp',
         (

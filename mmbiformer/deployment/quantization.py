@@ -21,6 +21,13 @@ MIN_IOU = 0.5
 """float: Overlap from which on a detection is found again."""
 
 
+_COUNTED = {
+    'object detection': 'detections',
+    'instance segmentation': 'detections',
+    'image classification': 'images',
+}
+
+
 class _Images:
     """Images for calibration, as onnxruntime asks for them.
 
@@ -105,9 +112,10 @@ class Loss(NamedTuple):
 
     Attributes:
         size (float): Size of the file, in units of that of float32.
-        found (float): Share that is found again, of detections or pixels.
-        number (int): Detections or pixels.
-        name (str): Which of both.
+        found (float): Share that is found again, of detections, pixels or
+            images.
+        number (int): How many there are.
+        name (str): Which of them.
     """
 
     size: float
@@ -135,8 +143,8 @@ def compare_files(
 
     Returns:
         Loss: Share of the detections from :data:`MIN_SCORE` on that have one
-        of their label and an overlap of :data:`MIN_IOU`; of pixels, or maps,
-        the share of equal classes.
+        of their label and an overlap of :data:`MIN_IOU`; of images, pixels or
+        maps, the share of equal classes.
     """
     full, small = Session(str(source)), Session(str(target))
     found = number = 0
@@ -155,7 +163,7 @@ def compare_files(
         target.stat().st_size / source.stat().st_size,
         found / number if number else 1.0,
         number,
-        'detections' if 'labels' in full.output_names else 'pixels',
+        _COUNTED.get(full.metadata['task'], 'pixels'),
     )
 
 

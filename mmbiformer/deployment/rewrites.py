@@ -138,7 +138,8 @@ def _ort_block(self: BiFormerBlock, x: Tensor) -> Tensor:
 
 def _block(self: BiFormerBlock, x: Tensor) -> Tensor:
     """Compute a block, adding nothing in place."""
-    x = x + self.pos_embed(x)
+    if self.pos_embed is not None:
+        x = x + self.pos_embed(x)
     x = x.permute(0, 2, 3, 1)
     x = x + self.attn(self.norm1(x))
     x = x + self.mlp(self.norm2(x))

@@ -38,7 +38,9 @@ def render(name: str, metadata: Dict[str, Any]) -> str:
     ]
     outputs = []
     for output in metadata['outputs']:
-        if output == 'logits':
+        if metadata['task'] == 'image classification':
+            shape = (len(metadata['classes']),)
+        elif output == 'logits':
             shape = (len(metadata['classes']), *sides)
         else:
             # The channels and sides of maps are not in the metadata.

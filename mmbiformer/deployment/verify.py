@@ -1,6 +1,15 @@
-"""A file against mmdet's and mmseg's own predictions, number by number."""
+"""A file against the frameworks' own predictions, number by number."""
 
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 import torch
@@ -44,7 +53,7 @@ class Row(NamedTuple):
         images (str): What was compared.
         shape (tuple): Shape of the input.
         differences (dict): Largest difference of each output.
-        found (str): Detections of PyTorch and, if others, of the file.
+        found (str): Numbers of detections, or the classes of images.
         problem (str): What is wrong, or ``''``.
         unstable (bool): Whether PyTorch itself predicts something else if
             pixels change by what float32 hardly resolves. Default: False.
@@ -129,7 +138,7 @@ def is_stable(model: nn.Module, kind: str, images: np.ndarray) -> bool:
 
 @torch.no_grad()
 def predict(model: nn.Module, images: np.ndarray, kind: str) -> List[dict]:
-    """Predict by mmdet or mmseg.
+    """Predict by mmdet, mmseg or mmpretrain.
 
     Args:
         model (nn.Module): The model, on the CPU.
@@ -156,9 +165,13 @@ def predict(model: nn.Module, images: np.ndarray, kind: str) -> List[dict]:
         ]
     samples = _samples(kind, meta, len(images))
     logits: List[Tensor] = []
-    hook = None
+    head = hook = None
     if kind == 'instance segmentation':
-        hook = model.roi_head.mask_head.register_forward_hook(
+        head = model.roi_head.mask_head
+    elif kind == 'image classification':
+        head = model.head
+    if head is not None:
+        hook = head.register_forward_hook(
             lambda module, _, out: logits.append(out)
         )
     try:
@@ -166,6 +179,11 @@ def predict(model: nn.Module, images: np.ndarray, kind: str) -> List[dict]:
     finally:
         if hook is not None:
             hook.remove()
+    if kind == 'image classification':
+        return [
+            dict(scores=one.pred_score.numpy(), logits=some.numpy())
+            for one, some in zip(results, torch.cat(logits), strict=True)
+        ]
     if kind == 'semantic segmentation':
         # mmseg turns the logits of one class into its probability.
         found = [one.seg_logits.data for one in results]
@@ -201,6 +219,8 @@ def _samples(kind: str, meta: dict, number: int) -> list:
     """Return data samples of images without annotations."""
     if kind == 'semantic segmentation':
         from mmseg.structures import SegDataSample as DataSample
+    elif kind == 'image classification':
+        from mmpretrain.structures import DataSample
     else:
         from mmdet.structures import DetDataSample as DataSample
     return [DataSample(metainfo=meta) for _ in range(number)]
@@ -226,6 +246,13 @@ def split_outputs(outputs: Dict[str, np.ndarray]) -> List[dict]:
         {key: value[one['labels'] >= 0] for key, value in one.items()}
         for one in images
     ]
+
+
+def _class_of(outputs: dict) -> Optional[int]:
+    """Return the class of an image; None if the outputs are not of one."""
+    if 'scores' not in outputs or 'labels' in outputs:
+        return None
+    return int(outputs['scores'].argmax())
 
 
 def compare(expected: dict, got: dict) -> Tuple[Dict[str, float], str]:
@@ -265,6 +292,9 @@ def compare(expected: dict, got: dict) -> Tuple[Dict[str, float], str]:
         differences[kind] = max(differences.get(kind, 0.0), largest)
         if not largest <= TOLERANCES[kind]:
             problems.append(f'{name} differ by {largest:.1e}')
+    label, other = _class_of(expected), _class_of(got)
+    if label != other:
+        problems.append(f'class {other}, not {label}')
     return differences, ', '.join(problems)
 
 
@@ -323,6 +353,9 @@ def verify(
                 differences[key] = max(differences.get(key, 0.0), value)
             if problem:
                 problems.append(problem)
+            label = _class_of(one)
+            if label is not None:
+                numbers.append(str(label))
             if 'labels' in one:
                 numbers.append(str(len(one['labels'])))
         # Drawn images were chosen to be stable, those of the user were not.

@@ -8,11 +8,10 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from exported import BODIES, save_model, write_config
-from mmengine.config import Config
+from exported import BODIES, random_model, save_model, write_config
 
 from mmbiformer.deployment import rewrites, verify
-from mmbiformer.deployment.export import Options, export
+from mmbiformer.deployment.export import Options, export, write_verified
 from mmbiformer.deployment.runtime import custom_ops_library
 from mmbiformer.deployment.tracing import Sizes
 from mmbiformer.deployment.verify import VerificationError
@@ -113,6 +112,33 @@ def test_our_operators_compute_whole_blocks(make):
     )
 
 
+@pytest.mark.parametrize(
+    ('attention', 'operators'),
+    [
+        ('portable', {}),
+        (
+            'ort',
+            dict(
+                Depthwise=4, NormQkv=3, RoutedAttention=4, AddLinear=4, Mlp=4
+            ),
+        ),
+    ],
+)
+def test_blocks_of_the_layout_of_swin(make, attention, operators):
+    if operators and custom_ops_library() is None:
+        pytest.skip('not compiled')
+    cfg, _, path = make('sfpn', last_dim=128)
+    cfg.model.backbone.arch.layout = 'stl'
+    options = Options(Sizes(1, 64, 64), attention=attention, backbone=True)
+    names = dict(classes=DIGITS, palette=[[0, 0, 0]] * 10)
+    rows, _ = write_verified(
+        cfg, random_model(cfg), names, None, path, options
+    )
+    check(rows, 1)
+    nodes = [x for x in load(path).graph.node if x.domain == 'mmbiformer']
+    assert Counter(node.op_type for node in nodes) == operators
+
+
 @pytest.mark.slow
 def test_pt2(make):
     cfg, weights, path = make('retinanet')
@@ -194,12 +220,6 @@ def test_head_that_cannot_be_exported(make):
     cfg.model.test_cfg.nms = dict(type='soft_nms', iou_threshold=0.5)
     with pytest.raises(ConfigError, match='soft_nms'):
         export(cfg, weights, path, Options())
-
-
-def test_classification_is_refused(tmp_path):
-    cfg = Config(dict(default_scope='mmpretrain', model=dict()))
-    with pytest.raises(ConfigError, match='classification cannot be exported'):
-        export(cfg, 'none.pth', tmp_path / 'model.onnx', Options())
 
 
 def test_missing_packages_are_named(make, monkeypatch):

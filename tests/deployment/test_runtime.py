@@ -204,6 +204,7 @@ def test_sizes_that_a_file_does_not_take(model_of, tmp_path):
 
 def test_triton_settings():
     metadata = dict(
+        task='instance segmentation',
         input=dict(name='images', batch=None, height=None, width=None),
         outputs=['boxes', 'scores', 'labels', 'masks'],
     )

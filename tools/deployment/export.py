@@ -1,12 +1,12 @@
-"""Export a detector or segmentor to a file that runs without PyTorch.
+"""Export a model to a file that runs without PyTorch.
 
     export.py CONFIG CHECKPOINT OUT.onnx
 
 The file takes images as mmcv reads them, from 0 to 255 and resized by the
 test pipeline, and computes the rest: normalization, network, boxes after NMS,
-masks of 28 x 28, logits of the images' size. It is compared with the model's
-own predictions before it gets its name; if it differs, the exit status is 1
-and there is no file.
+masks of 28 x 28, logits of the images' size, probabilities of classes. It is
+compared with the model's own predictions before it gets its name; if it
+differs, the exit status is 1 and there is no file.
 """
 
 import argparse
