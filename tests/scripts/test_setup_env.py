@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -135,3 +137,30 @@ def test_packages_that_were_not_completed_are_installed_again(tmp_path):
     setup_env.forget_unfinished(tmp_path)
     assert whole.is_dir()
     assert not half.exists()
+
+
+def test_the_builds_of_another_index(tmp_path, monkeypatch):
+    """The releases there have a local version, which ``$TORCH`` can omit."""
+    folder = tmp_path / 'index/torch'
+    folder.mkdir(parents=True)
+    wheel = 'torch-2.13.0+cpu-py3-none-any.whl'
+    info = 'torch-2.13.0+cpu.dist-info'
+    files = {
+        'METADATA': 'Metadata-Version: 2.1\nName: torch\n'
+        'Version: 2.13.0+cpu\n',
+        'WHEEL': 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\n'
+        'Tag: py3-none-any\n',
+        'RECORD': '',
+    }
+    with zipfile.ZipFile(folder / wheel, 'w') as archive:
+        for name, text in files.items():
+            archive.writestr(f'{info}/{name}', text)
+    (folder / 'index.html').write_text(f'<a href="{wheel}">{wheel}</a>')
+    for name in [name for name in os.environ if name.startswith('PIP_')]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv('PIP_CONFIG_FILE', os.devnull)
+    monkeypatch.setenv('PIP_TARGET', str(tmp_path / 'installed'))
+    url = (tmp_path / 'index').as_uri()
+    monkeypatch.setenv('TORCH', f'torch==2.13.0 --index-url {url}')
+    setup_env.pip_install(sys.executable, *setup_env.torch_arguments(False))
+    assert (tmp_path / 'installed' / info).is_dir()
