@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# Runs the script as `make` does, by a Python without any package.
+# Runs the script as `make` does, by a Python without any package, and with
+# Ctrl-C where what runs the tests has it ignored.
 DRIVER = """
-import runpy, sys
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 script, sys.executable = sys.argv.pop(), sys.argv.pop()
 sys.path.insert(0, script.rpartition('/')[0])
 runpy.run_path(script, run_name='__main__')
@@ -117,7 +119,9 @@ def test_a_command_does_not_outlive_the_set_up(project, number):
     """Asked to stop alone, the set-up stops what it has started."""
     command = ['sh', '-c', 'sleep 0.3; echo $$ >&2; exec sleep 60']
     code = (
-        'import interrupts\n'
+        'import interrupts, signal\n'
+        # Where the tests run under nohup, it is ignored.
+        'signal.signal(signal.SIGHUP, signal.SIG_DFL)\n'
         'interrupts.GRACE = 0.1\n'
         'interrupts.raise_on_stop()\n'
         f'interrupts.run({command})\n'
