@@ -44,6 +44,7 @@ from .verify import (
     VerificationError,
     format_table,
     stable_scene,
+    unproven,
     verify,
 )
 
@@ -320,8 +321,8 @@ def write_verified(
         says of itself.
 
     Raises:
-        VerificationError: If it computes something else; the message has the
-            table.
+        VerificationError: If it computes something else, or no image of the
+            user can tell; the message has the table.
     """
     graph = graph_of(model, cfg, options.backbone)
     names = tuple(graph.output_names)
@@ -352,6 +353,7 @@ def write_verified(
             'the exported file does not compute what the model computes, and '
             f'was not kept\n{format_table(rows)}'
         )
+    unproven(rows)
     return rows, metadata
 
 

@@ -47,7 +47,8 @@ class Row(NamedTuple):
         found (str): Detections of PyTorch and, if others, of the file.
         problem (str): What is wrong, or ``''``.
         unstable (bool): Whether PyTorch itself predicts something else if
-            pixels change by what float32 hardly resolves. Default: False.
+            pixels change by what float32 hardly resolves, so that the
+            difference proves nothing. Default: False.
     """
 
     images: str
@@ -58,17 +59,23 @@ class Row(NamedTuple):
     unstable: bool = False
 
     @property
+    def own(self) -> bool:
+        """bool: Whether the images were drawn here, to be stable ones."""
+        return self.images in (DRAWN, GREY)
+
+    @property
     def failed(self) -> bool:
-        """bool: Whether the file computes something else than PyTorch."""
-        return bool(self.problem) and not self.unstable
+        """bool: Whether the file is to be refused."""
+        return bool(self.problem) and (self.own or not self.unstable)
 
     @property
     def outcome(self) -> str:
         """str: What comes of the comparison."""
         if not self.problem:
             return 'equal'
-        kind = 'unstable' if self.unstable else 'FAILED'
-        return f'{kind}: {self.problem}'
+        kind = 'FAILED' if self.failed else 'unstable'
+        also = ' (unstable)' if self.failed and self.unstable else ''
+        return f'{kind}: {self.problem}{also}'
 
 
 def stable_scene(
@@ -325,16 +332,48 @@ def verify(
                 problems.append(problem)
             if 'labels' in one:
                 numbers.append(str(len(one['labels'])))
-        # Drawn images were chosen to be stable, those of the user were not.
-        unstable = bool(problems) and name not in (DRAWN, GREY)
         rows.append(
             Row(
                 name, images.shape, differences, '+'.join(numbers),
                 '; '.join(problems),
-                unstable and not is_stable(model, kind, images),
+                bool(problems) and not is_stable(model, kind, images),
             )
         )  # fmt: skip
     return rows
+
+
+def unproven(rows: Sequence[Row]) -> str:
+    """Tell which images of the user prove nothing of a file.
+
+    Args:
+        rows (Sequence[Row]): Lines of the table.
+
+    Returns:
+        str: A line that names them, or ``''``.
+
+    Raises:
+        VerificationError: If there are such images, and no others.
+    """
+    # An image has two lines where the routing is compared, too.
+    given = dict.fromkeys(row.images for row in rows if not row.own)
+    some = [
+        name
+        for name in given
+        if any(row.unstable for row in rows if row.images == name)
+    ]
+    if not some:
+        return ''
+    line = (
+        f'{len(some)} of {len(given)} images of --verify prove nothing, as '
+        "PyTorch's own predictions for them change with the last digits: "
+        + ', '.join(some)
+    )
+    if len(some) == len(given):
+        raise VerificationError(
+            f'{line}. The file was not verified on an image of yours, and was '
+            f'not kept: give others\n{format_table(rows)}'
+        )
+    return line
 
 
 def format_table(rows: Sequence[Row]) -> str:

@@ -11,6 +11,7 @@ import torch
 from exported import BODIES, save_model, write_config
 from mmengine.config import Config
 
+from mmbiformer.deployment import export as exporting
 from mmbiformer.deployment import rewrites, verify
 from mmbiformer.deployment.export import Options, export
 from mmbiformer.deployment.runtime import custom_ops_library
@@ -227,7 +228,36 @@ def test_unstable_images_are_told_from_wrong_files(monkeypatch):
     batches += [('drawn', close)]
     rows = verify.verify(wrong, model, 'semantic segmentation', batches)
     assert [row.failed for row in rows] == [True, True, False, True]
+    assert [row.unstable for row in rows] == [False, False, True, True]
     assert 'unstable: logits differ' in verify.format_table(rows)
+
+
+def row_of(images, unstable):
+    """Return a line of the table, equal or unstable."""
+    problem = 'boxes differ by 1.0e-02' if unstable else ''
+    return verify.Row(images, (1, 3, 8, 8), {}, '', problem, unstable)
+
+
+def test_images_that_prove_nothing_are_named():
+    rows = [row_of('drawn', False), row_of('a.png', False)]
+    assert verify.unproven(rows) == ''
+    rows += [row_of('b.png', True), row_of('c.png', True)]
+    line = verify.unproven(rows)
+    assert line.startswith('2 of 3 images of --verify prove nothing')
+    assert line.endswith(': b.png, c.png')
+
+
+def test_no_file_if_no_image_of_the_user_proves_it(make, monkeypatch):
+    cfg, weights, path = make('retinanet')
+    rows = [row_of('drawn', False), row_of('a.png', True)]
+    monkeypatch.setattr(exporting, 'verify', lambda *args: rows)
+    options = Options(Sizes(1, 160, 160), backbone=True)
+    with pytest.raises(VerificationError, match='1 of 1 images.*: a.png'):
+        export(cfg, weights, path, options)
+    assert not list(path.parent.glob('*model*'))
+    monkeypatch.setattr(exporting, 'verify', lambda *args: rows[:1])
+    export(cfg, weights, path, options)
+    assert path.exists()
 
 
 def test_detections_are_compared_one_to_one():
