@@ -84,7 +84,10 @@ def _head_of(model: nn.Module) -> str:
     """Return the type of a model's head for messages."""
     names: List[str] = [
         type(getattr(model, name)).__name__
-        for name in ('bbox_head', 'panoptic_head', 'roi_head', 'decode_head')
-        if hasattr(model, name)
-    ]
+        for name in (
+            'bbox_head', 'panoptic_head', 'roi_head', 'mask_head',
+            'decode_head',
+        )
+        if getattr(model, name, None) is not None
+    ]  # fmt: skip
     return f' with {names[0]}' if names else ''
