@@ -36,17 +36,9 @@ from .quantization import Loss, compare_files, quantize
 from .routing import RoutingGraph, describe_routing, verify_routing
 from .runtime import Session, custom_ops_library, require
 from .scenes import scene, sizes_to_try
+from .table import DRAWN, GREY, Row, VerificationError, format_table, unproven
 from .tracing import SMALLEST_SIDE, Sizes, trace, write_onnx, write_pt2
-from .verify import (
-    DRAWN,
-    GREY,
-    Row,
-    VerificationError,
-    format_table,
-    stable_scene,
-    unproven,
-    verify,
-)
+from .verify import stable_scene, verify
 
 
 class Options(NamedTuple):

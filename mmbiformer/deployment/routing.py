@@ -16,7 +16,8 @@ from mmbiformer.visualization.recording import (
 )
 
 from .runtime import Session
-from .verify import TOLERANCES, Row, is_stable, predict
+from .table import TOLERANCES, Row
+from .verify import is_stable, predict
 
 
 class RoutingGraph(nn.Module):

@@ -24,9 +24,9 @@ if __name__ == '__main__':
 from mmbiformer.deployment.export import Options, export
 from mmbiformer.deployment.quantization import MODES
 from mmbiformer.deployment.rewrites import ATTENTIONS
+from mmbiformer.deployment.table import format_table, unproven
 from mmbiformer.deployment.tracing import DEFAULT_OPSET, OPSETS, Sizes
 from mmbiformer.deployment.triton_server import check_repository, write_model
-from mmbiformer.deployment.verify import format_table, unproven
 from mmbiformer.inference.media import find_files
 from mmbiformer.utils.arguments import add_cfg_options
 from mmbiformer.utils.command_line import command_line
