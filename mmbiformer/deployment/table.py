@@ -34,8 +34,8 @@ class Row(NamedTuple):
         found (str): Detections of PyTorch and, if others, of the file.
         problem (str): What is wrong, or ``''``.
         unstable (bool): Whether PyTorch itself predicts something else if
-            pixels change by what float32 hardly resolves, so that the
-            difference proves nothing. Default: False.
+            pixels and weights change by what float32 hardly resolves, so
+            that the difference proves nothing. Default: False.
     """
 
     images: str
