@@ -45,10 +45,19 @@ def _best(scores: Tensor, number: int) -> Tuple[Tensor, Tensor]:
     return best, torch.where(best < 0, torch.zeros_like(index), index)
 
 
+def _sigmoid(x: Tensor) -> Tensor:
+    """Return the sigmoid, without the operator of this name.
+
+    onnxruntime's is 0 from -18 on, and not monotonic near 1, so that the best
+    candidates would be others than those of torch.
+    """
+    return 1 / (1 + (-x).exp())
+
+
 def _activate(head: nn.Module, logits: Tensor) -> Tensor:
     """Return the scores of the classes, without the background."""
     if head.use_sigmoid_cls:
-        return logits.sigmoid()
+        return _sigmoid(logits)
     return logits.softmax(-1)[..., :-1]
 
 
@@ -210,7 +219,7 @@ def dense_candidates(
         scores, index = _best(scores, cfg.get('nms_pre', -1))
         place = index // classes
         if factor is not None:
-            factor = _as_rows(factor, 1).flatten(1).sigmoid().gather(1, place)
+            factor = _sigmoid(_as_rows(factor, 1).flatten(1)).gather(1, place)
             scores = torch.where(scores < 0, scores, scores * factor)
         for values, value in zip(
             found,

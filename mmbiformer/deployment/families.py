@@ -111,6 +111,7 @@ def _head_of(model: nn.Module) -> str:
             'bbox_head',
             'panoptic_head',
             'roi_head',
+            'mask_head',
             'decode_head',
             'head',
         )

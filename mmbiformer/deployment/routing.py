@@ -16,7 +16,8 @@ from mmbiformer.visualization.recording import (
 )
 
 from .runtime import Session
-from .verify import TOLERANCES, Row, predict
+from .table import TOLERANCES, Row
+from .verify import is_stable, predict
 
 
 class RoutingGraph(nn.Module):
@@ -141,7 +142,10 @@ def verify_routing(
         if not difference <= TOLERANCES['affinities']:
             problem = f'affinities differ by {difference:.1e}'
         differences = dict(affinities=difference)
-        rows.append(Row(name, images.shape, differences, '', problem))
+        unstable = bool(problem) and not is_stable(model, kind, images)
+        rows.append(
+            Row(name, images.shape, differences, '', problem, unstable)
+        )
     return rows
 
 

@@ -174,6 +174,11 @@ def check_two_stage(model: nn.Module) -> None:
         StandardRoIHead,
     )
 
+    if not model.with_rpn:
+        raise ConfigError(
+            f'{type(model).__name__} cannot be exported: it takes proposals '
+            'beside the images (model.rpn_head)'
+        )
     rpn, roi = model.rpn_head, model.roi_head
     parts: List[Tuple[str, Optional[nn.Module], type, Sequence[str]]] = [
         (

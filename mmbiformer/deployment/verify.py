@@ -1,11 +1,12 @@
 """A file against the frameworks' own predictions, number by number."""
 
+import contextlib
 from typing import (
     Any,
     Callable,
     Dict,
+    Iterator,
     List,
-    NamedTuple,
     Optional,
     Sequence,
     Tuple,
@@ -15,69 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmbiformer.utils.errors import UserError
-
 from .scenes import scene
+from .table import TOLERANCES, Row
 
-TOLERANCES: Dict[str, float] = dict(
-    logits=1e-5,
-    maps=1e-5,
-    boxes=1e-3,
-    scores=1e-5,
-    masks=1e-4,
-    affinities=1e-5,
-)
-"""dict[str, float]: Largest difference from PyTorch that is accepted: boxes
-in pixels, scores and masks as they are, logits, maps and affinities in units
-of their largest value where that is above 1."""
-
-DRAWN, GREY = 'drawn', 'grey'
-"""str: Names of the images that are not the user's."""
 _NOISE = 2e-4
 """float: Change of pixels, from 0 to 255, that float32 hardly resolves."""
+_ROUNDING = 1e-6
+"""float: Change of weights, in units of theirs, as large as rounding."""
 _TRIES = 8
 """int: Images to draw until one is stable."""
 
 Runner = Callable[[np.ndarray], Dict[str, np.ndarray]]
 """What runs a file: images to outputs by name."""
-
-
-class VerificationError(UserError, ArithmeticError):
-    """A file does not compute what the model computes."""
-
-
-class Row(NamedTuple):
-    """A line of the table.
-
-    Attributes:
-        images (str): What was compared.
-        shape (tuple): Shape of the input.
-        differences (dict): Largest difference of each output.
-        found (str): Numbers of detections, or the classes of images.
-        problem (str): What is wrong, or ``''``.
-        unstable (bool): Whether PyTorch itself predicts something else if
-            pixels change by what float32 hardly resolves. Default: False.
-    """
-
-    images: str
-    shape: Tuple[int, ...]
-    differences: Dict[str, float]
-    found: str
-    problem: str
-    unstable: bool = False
-
-    @property
-    def failed(self) -> bool:
-        """bool: Whether the file computes something else than PyTorch."""
-        return bool(self.problem) and not self.unstable
-
-    @property
-    def outcome(self) -> str:
-        """str: What comes of the comparison."""
-        if not self.problem:
-            return 'equal'
-        kind = 'unstable' if self.unstable else 'FAILED'
-        return f'{kind}: {self.problem}'
 
 
 def stable_scene(
@@ -103,37 +53,60 @@ def stable_scene(
 
     Returns:
         np.ndarray: The images, see :func:`scene`; of eight, the first that
-        are stable, or the first at all.
+        are stable, if need be with the weights as they are, or the first.
     """
-    drawn = (
+    drawn = [
         scene(batch, height, width, seed + 100 * i) for i in range(_TRIES)
-    )
-    for images in drawn:
-        if is_stable(model, kind, images):
-            return images
-    return scene(batch, height, width, seed)
+    ]
+    for rounding in (_ROUNDING, 0.0):
+        for images in drawn:
+            if is_stable(model, kind, images, rounding):
+                return images
+    return drawn[0]
 
 
-def is_stable(model: nn.Module, kind: str, images: np.ndarray) -> bool:
+def is_stable(
+    model: nn.Module,
+    kind: str,
+    images: np.ndarray,
+    rounding: float = _ROUNDING,
+) -> bool:
     """Tell whether rounding leaves the predictions for images as they are.
 
     Args:
         model (nn.Module): The model.
         kind (str): Task, as in the metadata of the file.
         images (np.ndarray): Images of shape (N, 3, H, W).
+        rounding (float): Change of the weights, in units of theirs. Default:
+            1e-6.
 
     Returns:
         bool: Whether the model predicts the same, within the tolerances, if
-        all pixels change a little.
+        all pixels and all weights change a little. Changes of pixels vanish in
+        the means of regions, those of weights do not.
     """
     noise = np.random.default_rng(0).normal(0, _NOISE, images.shape)
     changed = (images + noise).astype(np.float32)
-    pairs = zip(
-        predict(model, images, kind),
-        predict(model, changed, kind),
-        strict=True,
-    )
+    expected = predict(model, images, kind)
+    with _other_weights(model, rounding):
+        pairs = zip(expected, predict(model, changed, kind), strict=True)
     return not any(compare(one, other)[1] for one, other in pairs)
+
+
+@contextlib.contextmanager
+@torch.no_grad()
+def _other_weights(model: nn.Module, rounding: float) -> Iterator[None]:
+    """Change all weights at random by as much as rounding does."""
+    generator = torch.Generator().manual_seed(0)
+    kept = [one.detach().clone() for one in model.parameters()]
+    try:
+        for one in model.parameters():
+            noise = torch.randn(one.shape, generator=generator)
+            one.mul_(1 + rounding * noise)
+        yield
+    finally:
+        for one, before in zip(model.parameters(), kept, strict=True):
+            one.copy_(before)
 
 
 @torch.no_grad()
@@ -358,55 +331,11 @@ def verify(
                 numbers.append(str(label))
             if 'labels' in one:
                 numbers.append(str(len(one['labels'])))
-        # Drawn images were chosen to be stable, those of the user were not.
-        unstable = bool(problems) and name not in (DRAWN, GREY)
         rows.append(
             Row(
                 name, images.shape, differences, '+'.join(numbers),
                 '; '.join(problems),
-                unstable and not is_stable(model, kind, images),
+                bool(problems) and not is_stable(model, kind, images),
             )
         )  # fmt: skip
     return rows
-
-
-def format_table(rows: Sequence[Row]) -> str:
-    """Return the rows as text, with the accepted differences."""
-    kinds = [
-        kind
-        for kind in TOLERANCES
-        if any(kind in row.differences for row in rows)
-    ]
-    header = ['images', 'input', *kinds, 'found', '']
-    lines = [header]
-    lines.extend(
-        [
-            row.images,
-            'x'.join(map(str, row.shape)),
-            *(
-                f'{row.differences[kind]:.1e}'
-                if kind in row.differences
-                else '-'
-                for kind in kinds
-            ),
-            row.found or '-',
-            row.outcome,
-        ]
-        for row in rows
-    )
-    lines.append(
-        [
-            'accepted',
-            '',
-            *(f'{TOLERANCES[kind]:.0e}' for kind in kinds),
-            '',
-            '',
-        ]
-    )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return '\n'.join(
-        '  '.join(
-            text.ljust(width) for text, width in zip(line, widths, strict=True)
-        ).rstrip()
-        for line in lines
-    )

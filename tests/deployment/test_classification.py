@@ -19,8 +19,8 @@ from mmbiformer.deployment.export import Options, export
 from mmbiformer.deployment.families import graph_of
 from mmbiformer.deployment.models import config_of
 from mmbiformer.deployment.runtime import Session, custom_ops_library
+from mmbiformer.deployment.table import VerificationError, format_table
 from mmbiformer.deployment.tracing import Sizes
-from mmbiformer.deployment.verify import VerificationError
 from mmbiformer.utils.config import build_model, read_config
 from mmbiformer.utils.errors import ConfigError
 
@@ -325,4 +325,4 @@ def test_recipes(recipe, tmp_path):
     options = Options(Sizes(1, 224, 224))
     report = export(read_config(str(config)), str(weights), path, options)
     assert not any(row.problem for row in report.rows)
-    print(verify.format_table(report.rows))
+    print(format_table(report.rows))

@@ -10,11 +10,17 @@ import pytest
 import torch
 from exported import BODIES, random_model, save_model, write_config
 
-from mmbiformer.deployment import rewrites, verify
+from mmbiformer.deployment import detectors, rewrites, verify
+from mmbiformer.deployment import export as exporting
 from mmbiformer.deployment.export import Options, export, write_verified
 from mmbiformer.deployment.runtime import custom_ops_library
-from mmbiformer.deployment.tracing import Sizes
-from mmbiformer.deployment.verify import VerificationError
+from mmbiformer.deployment.table import (
+    Row,
+    VerificationError,
+    format_table,
+    unproven,
+)
+from mmbiformer.deployment.tracing import Sizes, write_onnx
 from mmbiformer.utils.config import read_config
 from mmbiformer.utils.errors import CheckpointError, ConfigError
 
@@ -230,7 +236,7 @@ def test_missing_packages_are_named(make, monkeypatch):
 
 
 def test_unstable_images_are_told_from_wrong_files(monkeypatch):
-    class Model:
+    class Model(torch.nn.Module):
         """Predicts a number, which flips where rounding decides."""
 
         def predict(self, images, kind):
@@ -247,7 +253,53 @@ def test_unstable_images_are_told_from_wrong_files(monkeypatch):
     batches += [('drawn', close)]
     rows = verify.verify(wrong, model, 'semantic segmentation', batches)
     assert [row.failed for row in rows] == [True, True, False, True]
-    assert 'unstable: logits differ' in verify.format_table(rows)
+    assert [row.unstable for row in rows] == [False, False, True, True]
+    assert 'unstable: logits differ' in format_table(rows)
+
+
+def row_of(images, unstable):
+    """Return a line of the table, equal or unstable."""
+    problem = 'boxes differ by 1.0e-02' if unstable else ''
+    return Row(images, (1, 3, 8, 8), {}, '', problem, unstable)
+
+
+def test_images_that_prove_nothing_are_named():
+    rows = [row_of('drawn', False), row_of('a.png', False)]
+    assert unproven(rows) == ''
+    rows += [row_of('b.png', True), row_of('c.png', True)]
+    line = unproven(rows)
+    assert line.startswith('2 of 3 images of --verify prove nothing')
+    assert line.endswith(': b.png, c.png')
+
+
+def test_no_file_if_no_image_of_the_user_proves_it(make, monkeypatch):
+    cfg, weights, path = make('retinanet')
+    rows = [row_of('drawn', False), row_of('a.png', True)]
+    monkeypatch.setattr(exporting, 'verify', lambda *args: rows)
+    options = Options(Sizes(1, 160, 160), backbone=True)
+    with pytest.raises(VerificationError, match='1 of 1 images.*: a.png'):
+        export(cfg, weights, path, options)
+    assert not list(path.parent.glob('*model*'))
+    monkeypatch.setattr(exporting, 'verify', lambda *args: rows[:1])
+    export(cfg, weights, path, options)
+    assert path.exists()
+
+
+def test_scores_are_ranked_as_by_torch(tmp_path):
+    """Of trained detectors, logits are far from 0; onnxruntime's own sigmoid
+    is 0 there."""
+
+    class Scores(torch.nn.Module):
+        def forward(self, logits):
+            return detectors._sigmoid(logits)
+
+    logits = torch.linspace(-60, 15, 500)
+    path = tmp_path / 'scores.onnx'
+    program = torch.export.export(Scores(), (logits,))
+    write_onnx(program, ('scores',), {}, path)
+    session = onnxruntime.InferenceSession(str(path))
+    (scores,) = session.run(None, {'images': logits.numpy()})
+    np.testing.assert_allclose(scores, logits.sigmoid().numpy(), rtol=1e-6)
 
 
 def test_detections_are_compared_one_to_one():

@@ -10,7 +10,7 @@ from exported import save_model, write_config
 from mmbiformer.deployment.export import Options, export, load_model
 from mmbiformer.deployment.routing import RoutingGraph
 from mmbiformer.deployment.runtime import Session
-from mmbiformer.deployment.verify import VerificationError
+from mmbiformer.deployment.table import VerificationError
 from mmbiformer.utils.config import read_config
 from mmbiformer.utils.errors import ConfigError
 from mmbiformer.visualization import record_routing

@@ -24,9 +24,9 @@ if __name__ == '__main__':
 from mmbiformer.deployment.export import Options, export
 from mmbiformer.deployment.quantization import MODES
 from mmbiformer.deployment.rewrites import ATTENTIONS
+from mmbiformer.deployment.table import format_table, unproven
 from mmbiformer.deployment.tracing import DEFAULT_OPSET, OPSETS, Sizes
 from mmbiformer.deployment.triton_server import check_repository, write_model
-from mmbiformer.deployment.verify import format_table
 from mmbiformer.inference.media import find_files
 from mmbiformer.utils.arguments import add_cfg_options
 from mmbiformer.utils.command_line import command_line
@@ -154,6 +154,8 @@ def run(args: argparse.Namespace) -> None:
     cfg = read_config(args.config, args.cfg_options)
     report = export(cfg, args.checkpoint, args.out, options)
     print(format_table(report.rows))
+    if unproven(report.rows):
+        print(f'note        {unproven(report.rows)}')
     if report.loss is not None:
         print(report.loss.describe())
     size = args.out.stat().st_size / 2**20
