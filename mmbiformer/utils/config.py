@@ -130,15 +130,16 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
             f'{reason})'
         ) from error
     _import_custom_modules(cfg)
-    before = {key: deepcopy(cfg.get(key)) for key in cfg_options or {}}
+    roots = {key: key.partition('.')[0] for key in cfg_options or {}}
+    before = {root: deepcopy(cfg.get(root)) for root in roots.values()}
     try:
         cfg.merge_from_dict(cfg_options or {})
     except (KeyError, TypeError) as error:
         raise ConfigError(
             f'--cfg-options do not fit config={path!r}: {error}'
         ) from error
-    for key, value in before.items():
-        _check_override(cfg, key, value)
+    for key, root in roots.items():
+        _check_override(cfg, key, root, before[root])
     if cfg.get('default_scope') is None:
         cfg.default_scope = _scope_of_type(
             (cfg.get('model') or {}).get('type')
@@ -167,49 +168,56 @@ def _check_mmpretrain(path: str) -> None:
         )
 
 
-def _check_override(cfg: Config, key: str, before: object) -> None:
+def _check_override(cfg: Config, key: str, root: str, before: object) -> None:
     """Check that something reads what an override sets.
 
-    A key of the runner, or of a nested setting, is read or refused where it
-    is. What is left are variables of the config file, which were read when
-    other settings were computed from them, and keys that are not there.
+    A key below one of the runner's is read or refused where it is. What is
+    left are variables of the config file, which were read when other settings
+    were computed from them, and keys that are not there.
 
     Args:
         cfg (Config): The config with the override.
         key (str): The key.
-        before (object): The value without the override; None if there was
-            none.
+        root (str): Its part before the first dot.
+        before (object): The value of `root` without the override; None if
+            there was none.
 
     Raises:
         ConfigError: If the settings that were computed from a variable have
             its former value, or a key that is not there is similar to one
             that is read.
     """
-    if '.' in key or key in READ_KEYS:
+    if root in READ_KEYS or before == cfg[root]:
         return
-    value = f'--cfg-options {key}={cfg[key]!r}'
+    value = f'--cfg-options {key}'
+    if key == root:
+        value += f'={cfg[key]!r}'
     if before is None:
-        similar = suggest(key, READ_KEYS)
+        similar = suggest(root, READ_KEYS)
         if similar:
-            raise ConfigError(f'{value}: nothing reads {key!r}{similar}')
+            raise ConfigError(f'{value}: nothing reads {root!r}{similar}')
         print_log(
-            f'{value}: the config has no {key!r}, and neither the runner nor '
+            f'{value}: the config has no {root!r}, and neither the runner nor '
             'the frameworks read it',
             'current',
             logging.WARNING,
         )
-    elif before != cfg[key]:
-        places = [
-            f'{where}.{key}'
-            for where, node in walk(cfg)
-            if key in node and node[key] == before
-        ]
-        if places:
-            raise ConfigError(
-                f'{value} changes nothing: {key!r} is a variable of the '
-                'config file, and what was computed from it keeps its value, '
-                f'{before!r}. Set {list_some(places, 4)}'
-            )
+        return
+    changes_nothing = (
+        f'changes nothing: {root!r} is a variable of the config file, and '
+        f'what was computed from it keeps its value'
+    )
+    places = [
+        f'{where}.{root}'
+        for where, node in walk(cfg)
+        if root in node and node[root] == before
+    ]
+    if places:
+        raise ConfigError(
+            f'{value} {changes_nothing}, {before!r}. Set '
+            f'{list_some(places, 4)}'
+        )
+    print_log(f'{value} {changes_nothing}', 'current', logging.WARNING)
 
 
 def _scope_of_type(kind: object) -> Optional[str]:

@@ -104,6 +104,10 @@ train_dataloader = dict(dataset=dict(data_root=data_root, ann_file='a.json'))
             (dict(load_form='a.pth'), "'load_form' .*'load_from'"),
             (dict(resum=True), "'resum' .*'resume'"),
             (dict(optim_wraper=dict(a=1)), "'optim_wraper' .*'optim_wrapper'"),
+            (
+                {'optim_wraper.optimizer.lr': 1},
+                r"optimizer\.lr: .*'optim_wrapper'",
+            ),
             (dict(max_epochs=5), r'keeps its value, 3. Set train_cfg\.max_ep'),
             (
                 dict(data_root='b/'),
