@@ -37,7 +37,14 @@ from .routing import RoutingGraph, describe_routing, verify_routing
 from .runtime import Session, custom_ops_library, require
 from .scenes import scene, sizes_to_try
 from .table import DRAWN, GREY, Row, VerificationError, format_table, unproven
-from .tracing import SMALLEST_SIDE, Sizes, trace, write_onnx, write_pt2
+from .tracing import (
+    SMALLEST_SIDE,
+    Sizes,
+    check_torch,
+    trace,
+    write_onnx,
+    write_pt2,
+)
 from .verify import stable_scene, verify
 
 
@@ -89,8 +96,10 @@ def check_requirements(path: Path, options: Options) -> None:
         options (Options): What is to be exported.
 
     Raises:
-        ConfigError: If a package is missing, or options do not fit.
+        ConfigError: If a package is missing, torch is too old, or options do
+            not fit.
     """
+    check_torch()
     if path.suffix.lower() == '.onnx':
         for name in ('onnx', 'onnxscript', 'onnxruntime'):
             require(name)

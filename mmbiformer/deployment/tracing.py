@@ -1,6 +1,7 @@
 """From a model to a file: trace, translate and write it."""
 
 import contextlib
+import inspect
 import json
 import logging
 import warnings
@@ -46,6 +47,22 @@ class Sizes(NamedTuple):
     def example(self) -> Tuple[int, int, int]:
         """tuple[int, int, int]: Sizes that all of it allows."""
         return self.batch or 2, self.height or 260, self.width or 300
+
+
+def check_torch() -> None:
+    """Check that torch can export models.
+
+    Raises:
+        ConfigError: If it is too old, such as 2.6.
+    """
+    arguments = inspect.signature(torch.export.export).parameters
+    if not hasattr(symbolic_config, 'backed_size_oblivious') or (
+        'prefer_deferred_runtime_asserts_over_guards' not in arguments
+    ):
+        raise ConfigError(
+            f'torch {torch.__version__} is too old to export models; exported '
+            'with 2.13.0 and 2.14.1, they were verified'
+        )
 
 
 def trace(

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import mmdet
@@ -22,6 +23,15 @@ TOOLS = {
     for package in (mmdet, mmseg)
 }
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def is_distribution(name):
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
 
 STATE = """
 import json, os, sys, warnings
@@ -243,6 +253,8 @@ def test_our_checkpoints_hold_plain_data(runs, package):
     ('package', 'metric'), [('mmdet', 'coco/bbox_mAP'), ('mmseg', 'mIoU')]
 )
 def test_their_test_tool(runs, run_their_tool, package, metric, tmp_path):
+    if package == 'mmseg' and not is_distribution('mmsegmentation'):
+        pytest.skip("mmengine's fork finds no config of mmseg::")
     run = runs[package]
     output = run_their_tool(
         package, 'test.py', run.config, run.checkpoint, '--work-dir', tmp_path
