@@ -379,14 +379,20 @@ class CheckedRunner(Runner):
         """Build the optimizer; arguments are those of mmengine's Runner.
 
         Raises:
-            ConfigError: If there is no such optimizer; mmengine would fail on
-                None.
+            ConfigError: If there is no such optimizer, or its rate or decay
+                is a text; mmengine would name neither.
         """
         if isinstance(optim_wrapper, dict):
             optimizer = optim_wrapper.get('optimizer')
             kind = None
             if isinstance(optimizer, dict):
                 kind = optimizer.get('type')
+                for name in ('lr', 'weight_decay'):
+                    if isinstance(optimizer.get(name), str):
+                        raise ConfigError(
+                            f'optim_wrapper.optimizer.{name} must be a '
+                            f'number, got {optimizer[name]!r}'
+                        )
             with OPTIMIZERS.switch_scope_and_registry(None) as registry:
                 known = not isinstance(kind, str) or registry.get(kind)
             if not known:

@@ -103,6 +103,8 @@ def test_missing_weights_do_not_stay_random(tmp_path, weights):
             ('default_hooks', dict(checkpoint=dict(
                 type='CheckpointHook', intervall=1)),
              "^default_hooks.checkpoint.intervall=1: .*'interval'"),
+            ('optim_wrapper.optimizer.lr', 'fast',
+             "^optim_wrapper.optimizer.lr must be a number, got 'fast'"),
             ('train_cfg.max_epochs', 0, '^train_cfg.max_epochs must be'),
             ('train_dataloader.sampler.type', 'InfiniteSampler',
              "^train_dataloader.sampler.type='InfiniteSampler' never ends"),
