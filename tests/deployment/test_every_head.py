@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from any_head import SIDES, build_merged, merge_small, read, swap_small
 from exported import randomize
 
@@ -97,6 +98,8 @@ HEADS = (
     'mmseg::upernet/upernet_r50_4xb4-80k_ade20k-512x512.py',
 )
 """tuple[str]: A config for each type of head that a small BiFormer fits."""
+UNDECIDED = 'random weights decide nothing: the file could not be verified'
+"""str: What comes of a model that rounding changes more than it may."""
 WINDOWS = '`model.test_cfg.mode=whole`: '
 """str: What a config needs that tests in windows."""
 
@@ -123,7 +126,13 @@ def small_model(name):
     for settings in (tests, tests.get('rcnn') or {}):
         if 'score_thr' in settings:
             settings['score_thr'] = 1e-3
-    return randomize(build_merged(cfg, merged)).eval(), merged, side
+    model = randomize(build_merged(cfg, merged)).eval()
+    with torch.no_grad():
+        for value in model.parameters():
+            # Scores of heads of many channels would all be 1 otherwise.
+            if value.ndim > 1:
+                value.mul_(min(1, 20 * value[0].numel() ** -0.5))
+    return model, merged, side
 
 
 def kind_of(model):
@@ -146,6 +155,8 @@ def refusal(model, cfg, sizes, path):
             )
         except VerificationError as error:
             lines = [x for x in str(error).splitlines() if 'FAILED: ' in x]
+            if all('(unstable)' in line for line in lines):
+                return UNDECIDED
             return 'verification: ' + lines[0].partition('FAILED: ')[2]
         except ConfigError as error:
             return str(error)
@@ -185,8 +196,7 @@ def test_heads(name, tmp_path):
     result = windows + outcome(model, cfg, side, tmp_path / 'model.onnx')
     row = f'| {kind_of(model)} | `{name}` | {result} |'
     print(row)
-    # A right file can be refused where random weights decide nothing.
-    assert 'verification' not in result or '(unstable)' in result
+    assert 'verification' not in result
     # What the page says of it is true.
     page = PAGE.read_text()
     assert row in page or f'`{name}`' not in page

@@ -257,6 +257,21 @@ def test_unstable_images_are_told_from_wrong_files(monkeypatch):
     assert 'unstable: logits differ' in format_table(rows)
 
 
+@pytest.mark.parametrize(
+    ('scores', 'stable'), [([1, 1], False), ([1, 0.9], True)]
+)
+def test_equal_scores_are_in_no_order(monkeypatch, scores, stable):
+    found = dict(
+        boxes=np.float32([[0, 0, 4, 4], [2, 2, 8, 8]]),
+        scores=np.float32(scores),
+        labels=np.array([0, 1]),
+    )
+    monkeypatch.setattr(verify, 'predict', lambda *_: [found])
+    images = np.zeros((1, 3, 8, 8), np.uint8)
+    model = torch.nn.Identity()
+    assert verify.is_stable(model, 'object detection', images) == stable
+
+
 def row_of(images, unstable):
     """Return a line of the table, equal or unstable."""
     problem = 'boxes differ by 1.0e-02' if unstable else ''
