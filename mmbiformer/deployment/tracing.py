@@ -13,6 +13,7 @@ import torch.fx.experimental._config as symbolic_config
 from torch import nn
 
 from mmbiformer.utils.errors import ConfigError
+from mmbiformer.utils.text import describe_briefly
 
 from .metadata import KEY
 from .operators import translations
@@ -115,10 +116,9 @@ def trace(
     except Exception as error:  # torch raises many types.
         if isinstance(error, ConfigError):
             raise
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
             f'torch.export cannot follow {type(graph).__name__} of this '
-            f'model: {type(error).__name__}: {first}'
+            f'model: {describe_briefly(error)}'
         ) from error
 
 
@@ -137,19 +137,31 @@ def write_onnx(
         metadata (dict): What the file says of itself.
         path (Path): The file.
         opset (int): Version of ONNX' standard operators. Default: 20.
+
+    Raises:
+        ConfigError: If ONNX has no operators for it.
     """
     require('onnx')
     require('onnxscript')
-    with _quiet():
-        written = torch.onnx.export(
-            program,
-            input_names=[INPUT],
-            output_names=list(output_names),
-            opset_version=opset,
-            dynamo=True,
-            verbose=False,
-            custom_translation_table=translations(opset),
-        )
+    try:
+        with _quiet():
+            written = torch.onnx.export(
+                program,
+                input_names=[INPUT],
+                output_names=list(output_names),
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+                custom_translation_table=translations(opset),
+            )
+    except torch.onnx.OnnxExporterError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ConfigError(
+            'torch.onnx cannot translate this model: '
+            f'{describe_briefly(cause)}'
+        ) from error
     written.model.metadata_props[KEY] = json.dumps(metadata)
     written.model.producer_name = 'mmbiformer'
     written.save(str(path))

@@ -16,6 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmbiformer.utils.errors import ConfigError, UserError
+from mmbiformer.utils.text import describe_briefly
+
 from .scenes import scene
 from .table import TOLERANCES, Row
 
@@ -132,6 +135,9 @@ def predict(model: nn.Module, images: np.ndarray, kind: str) -> List[dict]:
 
     Returns:
         list[dict]: For each image the outputs by name.
+
+    Raises:
+        ConfigError: If the model does not take images of that size.
     """
     inputs = [torch.from_numpy(image.copy()) for image in images]
     height, width = images.shape[2:]
@@ -161,6 +167,12 @@ def predict(model: nn.Module, images: np.ndarray, kind: str) -> List[dict]:
         )
     try:
         results = model.test_step(dict(inputs=inputs, data_samples=samples))
+    except RuntimeError as error:
+        raise ConfigError(
+            f'{type(model).__name__} itself cannot predict images of '
+            f'{height}x{width} ({describe_briefly(error)}): set a size that '
+            'it takes by --shape'
+        ) from error
     finally:
         if hook is not None:
             hook.remove()
@@ -327,7 +339,14 @@ def verify(
     rows = []
     for name, images in batches:
         expected = predict(model, images, kind)
-        got = split_outputs(run(images.astype(np.float32)))
+        try:
+            got = split_outputs(run(images.astype(np.float32)))
+        except UserError:
+            raise
+        except Exception as error:  # Each runtime has its own types.
+            problem = f'the file fails: {describe_briefly(error)}'
+            rows.append(Row(name, images.shape, {}, '', problem))
+            continue
         differences: Dict[str, float] = {}
         problems, numbers = [], []
         if len(got) != len(expected):

@@ -68,3 +68,16 @@ def suggest(name: str, known: Iterable[str]) -> str:
     if not similar:
         return ''
     return f' (did you mean {" or ".join(map(repr, similar))}?)'
+
+
+def describe_briefly(error: BaseException) -> str:
+    """Return the type and the first line of an error.
+
+    Args:
+        error (BaseException): The error.
+
+    Returns:
+        str: One line.
+    """
+    lines = str(error).strip().splitlines()
+    return ': '.join([type(error).__name__, *lines[:1]])

@@ -272,6 +272,28 @@ def test_equal_scores_are_in_no_order(monkeypatch, scores, stable):
     assert verify.is_stable(model, 'object detection', images) == stable
 
 
+def test_a_file_that_does_not_run_is_refused(monkeypatch):
+    def run(images):
+        raise RuntimeError('index out of bounds\nin a node')
+
+    found = dict(logits=np.zeros((1, 8, 8), 'f4'))
+    monkeypatch.setattr(verify, 'predict', lambda *_: [found])
+    batches = [('drawn', np.zeros((1, 3, 8, 8), np.uint8))]
+    (row,) = verify.verify(run, None, 'semantic segmentation', batches)
+    assert row.failed
+    assert row.problem == 'the file fails: RuntimeError: index out of bounds'
+
+
+def test_a_size_that_the_model_does_not_take_is_named():
+    class Model(torch.nn.Module):
+        def test_step(self, data):
+            raise RuntimeError('sizes must match')
+
+    images = np.zeros((1, 3, 131, 203), np.uint8)
+    with pytest.raises(ConfigError, match='131x203 .*sizes must match.*--sh'):
+        verify.predict(Model(), images, 'object detection')
+
+
 def row_of(images, unstable):
     """Return a line of the table, equal or unstable."""
     problem = 'boxes differ by 1.0e-02' if unstable else ''
