@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import mmseg
 import pytest
 import torch
 from mmengine.structures import PixelData
@@ -70,13 +71,16 @@ class TestLabelCheck:
         runner = SimpleNamespace(
             train_dataloader=SimpleNamespace(dataset=dataset), model=model
         )
-        ours, theirs = nullcontext(), nullcontext()
-        if fails:
-            ours = pytest.raises(ConfigError, match='^a.png has pixels that ')
-            theirs = pytest.raises(IndexError)
-        with ours:
-            LabelCheck().before_train_iter(runner, 0, batch)
         padded = model.data_preprocessor(batch, training=True)
         scores = torch.zeros(1, 3, *size)
-        with theirs:
+        said = nullcontext()
+        try:
             head.loss_by_feat(scores, padded['data_samples'])
+        except IndexError:
+            said = pytest.raises(ConfigError, match='^a.png has pixels that ')
+            assert fails
+        else:
+            # mmseg's fork has it mended.
+            assert not fails or mmseg.__version__ != '1.2.2'
+        with said:
+            LabelCheck().before_train_iter(runner, 0, batch)
